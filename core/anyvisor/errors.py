@@ -1,0 +1,85 @@
+"""The errors anyvisor raises: one class per thing a caller would do differently.
+
+Every message names the operation, the object, the cause and the way out.
+"""
+
+from __future__ import annotations
+
+import errno as errno_names
+import os
+
+
+class AnyvisorError(Exception):
+    """Something anyvisor was asked to do did not work; the root of every error below."""
+
+
+class ConfigError(AnyvisorError, ValueError):
+    """The machine's configuration is wrong: fix the value that the message names."""
+
+
+class KernelImageError(AnyvisorError, ValueError):
+    """A kernel or initrd file cannot be booted.
+
+    `path` is the file, `offset` the byte in it where the trouble was found (None if it is the file as a whole).
+    """
+
+    def __init__(self, reason: str, *, path: os.PathLike[str] | str | None = None, offset: int | None = None):
+        self.reason = reason
+        self.path = None if path is None else os.fspath(path)
+        self.offset = offset
+        place = "" if offset is None else f" (at offset {offset:#x})"
+        super().__init__(f"{self.path}: {reason}{place}" if self.path else f"{reason}{place}")
+
+
+class PlanError(AnyvisorError):
+    """The pieces of a boot plan do not fit together: overlaps, pieces outside RAM, states of no known kind."""
+
+
+class PluginError(AnyvisorError):
+    """A plugin is broken or returned something its hook does not allow; the message names the plugin."""
+
+
+class HypervisorUnavailable(AnyvisorError):
+    """This hypervisor cannot be used here and now: absent, forbidden, or missing a capability it needs."""
+
+
+class Unsupported(AnyvisorError):
+    """The hypervisor or machine does not have what was asked of it; ask `HostFacts` first."""
+
+
+class HypervisorError(AnyvisorError, OSError):
+    """The hypervisor refused an operation. An `OSError`, so `.errno` is there to be looked at.
+
+    `operation` is the name of the call (`KVM_CREATE_VCPU`), `detail` what it was applied to.
+    """
+
+    def __init__(self, operation: str, errno: int, detail: str = ""):
+        self.operation = operation
+        self.detail = detail
+        name = errno_names.errorcode.get(errno, str(errno))
+        subject = f"{operation} ({detail})" if detail else operation
+        OSError.__init__(self, errno, f"{subject}: {name}, {os.strerror(errno)}")
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class GuestMemoryError(AnyvisorError):
+    """An access outside the guest's RAM, or RAM that the host cannot give."""
+
+
+class GuestError(AnyvisorError):
+    """The guest died or did something nobody handles. `exit` is what the vCPU reported, `vcpu` its index."""
+
+    def __init__(self, message: str, *, exit: object = None, vcpu: int | None = None):  # noqa: A002 - the field's word
+        self.exit = exit
+        self.vcpu = vcpu
+        super().__init__(message)
+
+
+class ExpectError(AnyvisorError, TimeoutError):
+    """The console did not show what was expected in time; the message ends with its last lines."""
+
+
+class SnapshotError(AnyvisorError):
+    """A snapshot cannot be taken, read or restored."""

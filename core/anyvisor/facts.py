@@ -1,0 +1,84 @@
+"""What a hypervisor and its host can do, asked once and kept as a value."""
+
+from __future__ import annotations
+
+import enum
+import json
+from typing import TypeVar
+
+import attrs
+
+from anyvisor.codec import from_data, to_data
+from anyvisor.errors import Unsupported
+from anyvisor.states import State
+
+S = TypeVar("S", bound=State)
+
+
+class Capability(enum.Enum):
+    """Something a hypervisor may or may not be able to do; ask `facts.has(...)` before relying on it."""
+
+    IRQCHIP = "irqchip"
+    """The platform's interrupt controllers live in the hypervisor (x86: 8259 pair, I/O APIC, local APICs)."""
+    PIT = "pit"
+    """The 8254 timer lives in the hypervisor."""
+    IRQFD = "irqfd"
+    """An eventfd can raise an interrupt without this process."""
+    IOEVENTFD = "ioeventfd"
+    """A guest write can signal an eventfd without an exit."""
+    COALESCED_IO = "coalesced-io"
+    """Guest writes can be gathered in a ring and handed over at the next exit."""
+    READONLY_MEMORY = "readonly-memory"
+    """RAM regions the guest can read and not write."""
+    DIRTY_LOG = "dirty-log"
+    """The hypervisor can say which pages the guest wrote."""
+    GUEST_DEBUG = "guest-debug"
+    """Single-stepping and breakpoints."""
+    TSC_DEADLINE = "tsc-deadline"
+    """The local APIC timer has a TSC-deadline mode."""
+    SNAPSHOT = "snapshot"
+    """Every state of a running machine can be read and put back."""
+    KICK = "kick"
+    """`Vcpu.kick` ends `run` promptly, also when the guest spins."""
+
+
+@attrs.frozen
+class HostFacts:
+    """What a boot step may know of the host. Steps get this value and never a live handle.
+
+    `supported` holds, for states of which a host offers a choice, the most it offers: `facts.supported_state(Cpuid)`
+    is the CPUID table with every feature that a guest can be given. `states` names the vCPU and VM state types that
+    the backend can get and put, in the order in which they are restored.
+    """
+
+    backend: str
+    architecture: str
+    capabilities: frozenset[Capability] = frozenset()
+    states: tuple[str, ...] = ()
+    supported: tuple[State, ...] = ()
+    max_vcpus: int = 1
+    recommended_vcpus: int = 1
+    max_memory_slots: int = 1
+    physical_address_bits: int = 36
+    notes: tuple[str, ...] = ()
+    """What a user should know about this host, a sentence each: `software KVM: cannot finish booting Linux`."""
+
+    def has(self, capability: Capability) -> bool:
+        """Whether the backend can do that."""
+        return capability in self.capabilities
+
+    def supported_state(self, kind: type[S]) -> S:
+        """The most that the host offers of that state; Unsupported when it says nothing about it."""
+        for each in self.supported:
+            if isinstance(each, kind):
+                return each
+        raise Unsupported(f"the {self.backend} backend says nothing about the {kind.__name__} that this host supports")
+
+    def to_json(self) -> str:
+        """The facts as JSON text, to be kept or moved to another machine."""
+        return json.dumps(to_data(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> HostFacts:
+        """Facts from `to_json`; PlanError when the text is something else."""
+        return from_data(json.loads(text), cls, "host facts")

@@ -1,0 +1,131 @@
+"""The three protocols that a backend implements: `Hypervisor`, `Vm`, `Vcpu`.
+
+They hold only what every architecture and every hypervisor has. State is addressed by type: which types there are
+stands in `anyvisor.x86_64.state` and its siblings, which of them a backend knows in its `HostFacts`.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+from anyvisor.bus import Bus
+from anyvisor.exits import Exit
+from anyvisor.facts import HostFacts
+from anyvisor.memory import RamRegion, Region
+from anyvisor.states import VcpuState, VmState
+
+S = TypeVar("S", bound=VcpuState)
+M = TypeVar("M", bound=VmState)
+
+
+class Vcpu(Protocol):
+    """One virtual processor.
+
+    All but `kick` belong to one thread at a time. Errors: `HypervisorError` when the hypervisor refuses a state,
+    `Unsupported` for a state type that the backend does not know.
+    """
+
+    @property
+    def index(self) -> int:
+        """Which vCPU of its VM this is, from 0."""
+        ...
+
+    def get(self, kind: type[S]) -> S:
+        """A part of the vCPU's state: `vcpu.get(Regs)`."""
+        ...
+
+    def put(self, state: VcpuState) -> None:
+        """Set a part of the vCPU's state: `vcpu.put(attrs.evolve(regs, rip=0x1000))`."""
+        ...
+
+    def run(self, bus: Bus) -> Exit:
+        """Run the guest until there is something that somebody has to decide on.
+
+        Port and MMIO accesses are answered by `bus` on the way. Also returns, with `Kicked`, when a signal arrives.
+        """
+        ...
+
+    def kick(self) -> None:
+        """Make `run` return soon with `Kicked`; from any thread.
+
+        A kick while nobody is in `run` makes the next `run` return at once. Kicks do not count: two before a
+        return are one.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the vCPU back; may be called twice."""
+        ...
+
+
+class Vm(Protocol):
+    """One virtual machine: memory, vCPUs, and what the vCPUs share."""
+
+    def map_memory(self, ram: RamRegion, *, readonly: bool = False) -> None:
+        """Let the guest see a region of RAM. The mapping must outlive the VM."""
+        ...
+
+    def get(self, kind: type[M]) -> M:
+        """A part of the state that vCPUs share: `vm.get(Irqchip)`."""
+        ...
+
+    def put(self, state: VmState) -> None:
+        """Set such a part; the first put of a chip creates it."""
+        ...
+
+    def create_vcpu(self, index: int) -> Vcpu:
+        """A new vCPU in its architecture's reset state."""
+        ...
+
+    def set_irq(self, gsi: int, level: bool) -> None:
+        """Raise or lower an interrupt line of the platform's interrupt controller. Needs Capability.IRQCHIP."""
+        ...
+
+    def add_irqfd(self, fd: int, gsi: int, resample_fd: int = -1) -> None:
+        """Let an eventfd raise `gsi`; `resample_fd` is signalled at the guest's end of interrupt. Capability.IRQFD."""
+        ...
+
+    def remove_irqfd(self, fd: int, gsi: int) -> None:
+        """Undo `add_irqfd`."""
+        ...
+
+    def add_ioeventfd(self, fd: int, region: Region, *, port: bool = False, match: int | None = None) -> None:
+        """Signal an eventfd on guest writes to `region` (1, 2, 4 or 8 bytes), or only on those of the value `match`.
+
+        `port` picks the I/O port space instead of MMIO. Needs Capability.IOEVENTFD.
+        """
+        ...
+
+    def remove_ioeventfd(self, fd: int, region: Region, *, port: bool = False, match: int | None = None) -> None:
+        """Undo `add_ioeventfd`."""
+        ...
+
+    def coalesce(self, region: Region, *, port: bool = False) -> None:
+        """Gather guest writes to `region` and deliver them, in order, at the next exit. Capability.COALESCED_IO."""
+        ...
+
+    def close(self) -> None:
+        """Give the VM and every vCPU still open back; may be called twice."""
+        ...
+
+
+class Hypervisor(Protocol):
+    """A way to run virtual machines on this host. A context manager."""
+
+    @property
+    def facts(self) -> HostFacts:
+        """What it can do; asked once."""
+        ...
+
+    def create_vm(self) -> Vm:
+        """A new, empty VM."""
+        ...
+
+    def close(self) -> None:
+        """Give the hypervisor back; VMs that are still open stay usable or are closed, but nothing leaks."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...

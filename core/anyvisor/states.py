@@ -1,0 +1,62 @@
+"""What a state type is: a value that a vCPU or VM can be asked for and given, addressed by its class.
+
+`vcpu.get(Regs)` returns a `Regs`; `vcpu.put(regs)` sets it. Each architecture defines its own types
+(`anyvisor.x86_64.state`); here are only the bases that core needs to speak of any of them, and `Change`, a
+read-modify-write written down as a value.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import attrs
+
+from anyvisor.codec import name_of
+from anyvisor.errors import PlanError
+
+
+class State:
+    """The root of all state types."""
+
+    __slots__ = ()
+
+
+class VcpuState(State):
+    """A part of one vCPU: its registers, its CPUID table, its local APIC."""
+
+    __slots__ = ()
+
+
+class VmState(State):
+    """A part of a VM that its vCPUs share: interrupt chips, timers, clocks. Putting one creates what is not there yet."""
+
+    __slots__ = ()
+
+
+V = TypeVar("V", bound=VcpuState)
+
+
+@attrs.frozen
+class Change:
+    """Some fields of a vCPU state, to be changed where the rest stays as the hypervisor made it.
+
+    `Change(Lapic, lint0=...)` in a plan means: at launch, get the `Lapic`, evolve it, put it back.
+    """
+
+    kind: type[VcpuState]
+    fields: dict[str, Any]
+
+    def __init__(self, kind: type[VcpuState], /, **fields: Any):
+        known = {each.name for each in attrs.fields(kind)}  # type: ignore[arg-type, misc]
+        if unknown := sorted(fields.keys() - known):
+            raise PlanError(f"{kind.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        self.__attrs_init__(kind, fields)  # type: ignore[attr-defined]
+
+    def apply(self, current: VcpuState) -> VcpuState:
+        """`current` with the fields changed."""
+        return attrs.evolve(current, **self.fields)  # type: ignore[type-var]
+
+    @property
+    def name(self) -> str:
+        """The portable name of the state that is changed."""
+        return name_of(self.kind)
