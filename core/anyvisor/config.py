@@ -70,6 +70,11 @@ class Topology:
         return self.sockets * self.cores * self.threads
 
 
+def _one_socket(vcpus: object) -> Topology:
+    """The default topology; a count that is none is left for the validator of `vcpus` to refuse."""
+    return Topology(cores=vcpus) if isinstance(vcpus, int) and vcpus > 0 else Topology()
+
+
 @attrs.frozen
 class MachineConfig:
     """The machine that is wanted. Every value is checked here; sizes are bytes or text such as `512M`.
@@ -84,7 +89,7 @@ class MachineConfig:
     command_line: str = attrs.field(default=DEFAULT_COMMAND_LINE, validator=_check_text)
     memory: int = attrs.field(default="512M", converter=_size, validator=_check_memory)
     vcpus: int = attrs.field(default=1, validator=_check_vcpus)
-    topology: Topology = attrs.field(default=attrs.Factory(lambda self: Topology(cores=self.vcpus), takes_self=True))
+    topology: Topology = attrs.field(default=attrs.Factory(lambda self: _one_socket(self.vcpus), takes_self=True))
     unpack: bool = False
     overcommit: bool = False
     shared_memory: bool = False
@@ -96,8 +101,8 @@ class MachineConfig:
 
     def replace(self, **changes: Any) -> MachineConfig:
         """This configuration with some values changed; a new vCPU count without a topology gets the default one."""
-        if "vcpus" in changes and "topology" not in changes:
-            changes["topology"] = Topology(cores=changes["vcpus"]) if isinstance(changes["vcpus"], int) and changes["vcpus"] > 0 else Topology()
+        if "vcpus" in changes:
+            changes.setdefault("topology", _one_socket(changes["vcpus"]))
         return attrs.evolve(self, **changes)
 
     @classmethod

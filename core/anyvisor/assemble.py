@@ -1,0 +1,109 @@
+"""Configuration and host facts in, boot plan out: the hooks are asked step by step, and nothing is launched."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any, TypeVar, cast
+
+from anyvisor.codec import ARCHITECTURES
+from anyvisor.config import MachineConfig
+from anyvisor.errors import ConfigError, PluginError, Unsupported
+from anyvisor.facts import HostFacts
+from anyvisor.plan import BootPlan, Step
+from anyvisor.plugins import Credit, Plugins, crediting, default_plugins
+
+T = TypeVar("T")
+
+
+def assemble(config: MachineConfig, facts: HostFacts, plugins: Plugins | None = None) -> BootPlan:
+    """The boot plan for a machine as configured, on a host as described. Pure: it reads files and touches nothing else.
+
+    ConfigError and KernelImageError for what the user got wrong, PlanError when the pieces do not fit together,
+    PluginError when a plugin returns something its hook does not allow.
+    """
+    if config.kernel is None:
+        raise ConfigError("kernel: the configuration names no kernel to boot; set `kernel` to a bzImage or vmlinux")
+    if config.vcpus > facts.max_vcpus:
+        raise ConfigError(f"vcpus: {config.vcpus} are more than the {facts.backend} backend can run here ({facts.max_vcpus})")
+    steps = Steps(plugins or default_plugins())
+    plan = cast("BootPlan", boot_module(facts.architecture).assemble(config, facts, steps))
+    steps.look("anyvisor_plan_ready", plan=plan)
+    return plan
+
+
+def boot_module(architecture: str) -> ModuleType:
+    """The module `anyvisor.<architecture>.boot`; Unsupported for an architecture that anyvisor has no boot steps for."""
+    if architecture not in ARCHITECTURES:
+        raise Unsupported(f"no boot steps for the architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")
+    return importlib.import_module(f"anyvisor.{architecture}.boot")
+
+
+class Steps:
+    """Calls the hooks of the boot steps, checks what comes back, and remembers who provided it."""
+
+    def __init__(self, plugins: Plugins):
+        self._plugins = plugins
+        self._taken: dict[str, Step] = {}
+
+    @property
+    def taken(self) -> tuple[Step, ...]:
+        """The steps so far, each once, in the order in which they were first taken."""
+        return tuple(self._taken.values())
+
+    def provider(self, hook: str) -> str:
+        """Who provided (and adjusted) the latest result of that hook, as `plugin` or `plugin+adjuster`."""
+        step = self._taken.get(hook)
+        return "+".join([step.provided_by, *step.adjusted_by]) if step else ""
+
+    def one(self, hook: str, kind: type[T], **inputs: Any) -> T:
+        """The result of a step that must have one; PluginError when nobody provides it or it is no `kind`."""
+        result = self.maybe(hook, kind, **inputs)
+        if result is None:
+            raise PluginError(f"no plugin provides {hook}; anyvisor's own defaults are missing: reinstall anyvisor")
+        return result
+
+    def maybe(self, hook: str, kind: type[T], **inputs: Any) -> T | None:
+        """The result of a step, or None when nobody provides it."""
+        result = self._call(hook, inputs)
+        if result is not None:
+            self._check(hook, result, kind)
+        return cast("T | None", result)
+
+    def some(self, hook: str, kind: Any, **inputs: Any) -> tuple[Any, ...]:
+        """The result of a step that returns a tuple of `kind`s."""
+        result = self.one(hook, tuple, **inputs)
+        for each in result:
+            self._check(hook, each, kind)
+        return result
+
+    def all(self, hook: str, kind: type[T], **inputs: Any) -> tuple[T, ...]:
+        """What every implementation of a collecting step returns, defaults first, joined."""
+        joined: list[T] = []
+        for part in reversed(self._call(hook, inputs) or []):
+            self._check(hook, part, (tuple, list))
+            joined += part
+        for each in joined:
+            self._check(hook, each, kind)
+        return tuple(joined)
+
+    def look(self, hook: str, **inputs: Any) -> None:
+        """Tell onlookers; what they return does not matter."""
+        self._call(hook, inputs)
+
+    def _call(self, hook: str, inputs: dict[str, Any]) -> Any:
+        with crediting() as credits_:
+            result = getattr(self._plugins.hook, hook)(**inputs)
+        if credits_:
+            self._taken[hook] = _step(hook, credits_)
+        return result
+
+    def _check(self, hook: str, value: object, kind: Any) -> None:
+        if not isinstance(value, kind):
+            wanted = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+            raise PluginError(f"plugin {self.provider(hook)} returned a {type(value).__name__} from {hook}, which wants a {wanted}")
+
+
+def _step(hook: str, credits_: list[Credit]) -> Step:
+    providers = [credit.plugin for credit in credits_ if not credit.adjusted]
+    return Step(hook, ",".join(reversed(providers)), tuple(credit.plugin for credit in credits_ if credit.adjusted))
