@@ -1,0 +1,145 @@
+"""Load a bzImage, the form in which distributions ship Linux for x86: a small loader around a packed vmlinux.
+
+Some facts about it (Documentation/arch/x86/boot.rst). `setup_sects` sectors of real-mode code come first,
+with the setup header in them; then the protected-mode part, which unpacks the kernel. Its 64-bit entry is
+0x200 bytes into that part (protocol 2.12, `xloadflags`). The unpacker works in place: it needs `init_size`
+bytes from where the kernel will run, and a relocatable kernel that is loaded below its `pref_address` goes up
+to there all the same. So it is loaded where it will run, and everything it needs is one range.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from anyvisor.image_file import ImageFile
+from anyvisor.memory import GIB, PAGE_BYTES, Region, align_up
+from anyvisor.plan import Blob, Kernel
+from anyvisor.x86_64 import elf, setup_header
+from anyvisor.x86_64.layout import Layout
+from anyvisor.x86_64.placement import check_room
+from anyvisor.x86_64.setup_header import SetupHeader
+from anyvisor.x86_64.unpack import MAX_UNPACKED_BYTES, unpack
+
+MAGIC = b"HdrS"
+MAGIC_OFFSET = 0x202
+SECTOR_BYTES = 512
+ENTRY_64 = 0x200
+DEFAULT_SETUP_SECTORS = 4
+DEFAULT_COMMAND_LINE_LIMIT = 255
+DEFAULT_INITRD_LIMIT = 0x37FFFFFF
+"""What older protocols mean by leaving `setup_sects`, `cmdline_size` and `initrd_addr_max` out (boot.rst)."""
+_SETUP_SECTS, _SYSSIZE, _BOOT_FLAG, _JUMP, _VERSION, _LOADFLAGS = 0x1F1, 0x1F4, 0x1FE, 0x200, 0x206, 0x211
+_ALIGNMENT, _XLOADFLAGS, _PAYLOAD_OFFSET, _PREF_ADDRESS, _INIT_SIZE = 0x230, 0x236, 0x248, 0x258, 0x260
+_SHORT_JUMP = 0xEB
+
+
+@attrs.frozen
+class BzImage:
+    """A bzImage whose header is sound: the header, as bytes and by name, and where the two parts meet."""
+
+    image: ImageFile
+    header_bytes: bytes
+    header: SetupHeader
+    setup_bytes: int
+
+    @classmethod
+    def read(cls, image: ImageFile) -> BzImage:
+        """The bzImage in a file; KernelImageError when its header contradicts itself or the file."""
+        header_bytes = _header_bytes(image)
+        header = SetupHeader.from_bytes(header_bytes)
+        if header.boot_flag != setup_header.BOOT_FLAG:
+            raise image.error(f"the boot flag is {header.boot_flag:#x}, not 0xaa55", _BOOT_FLAG)
+        if not header.loadflags.loaded_high:
+            raise image.error("is a zImage, loaded below 1 MiB; give a bzImage", _LOADFLAGS)
+        setup_bytes = ((header.setup_sects or DEFAULT_SETUP_SECTORS) + 1) * SECTOR_BYTES
+        if setup_bytes >= image.size_bytes:
+            words = f"its setup code of {setup_bytes} bytes leaves nothing for a kernel"
+            raise image.error(f"{words} in a file of {image.size_bytes} bytes", _SETUP_SECTS)
+        if not image.has(setup_bytes, header.syssize * 16):
+            needed = setup_bytes + header.syssize * 16
+            raise image.error(f"is cut short: {image.size_bytes} of {needed} bytes are there", _SYSSIZE)
+        return cls(image, header_bytes, header, setup_bytes)
+
+    @property
+    def code_bytes(self) -> int:
+        """How long the protected-mode part is."""
+        return self.image.size_bytes - self.setup_bytes
+
+    @property
+    def command_line_limit(self) -> int:
+        """The longest command line, without its NUL."""
+        return self.header.cmdline_size or DEFAULT_COMMAND_LINE_LIMIT
+
+    @property
+    def initrd_limit(self) -> int:
+        """The highest address that an initrd's last byte may have."""
+        return self.header.initrd_addr_max or DEFAULT_INITRD_LIMIT
+
+
+def load_bzimage(image: ImageFile, layout: Layout) -> Kernel:
+    """The kernel in a bzImage, which will unpack itself; KernelImageError when it cannot boot in this RAM."""
+    bzimage = BzImage.read(image)
+    _check_64_bit(bzimage)
+    region = Region(_address(bzimage, layout), max(bzimage.header.init_size, bzimage.code_bytes), "kernel")
+    in_ram = layout.kernel <= region.start < layout.low_ram_end
+    check_room(image, layout, region, _INIT_SIZE if in_ram else _PREF_ADDRESS)
+    blob = Blob(
+        "kernel", region.start, image.content(bzimage.setup_bytes, bzimage.code_bytes), region.size_bytes
+    )
+    return _kernel(bzimage, Kernel("linux64", region.start + ENTRY_64, (blob,), 0, 0))
+
+
+def load_unpacked(image: ImageFile, layout: Layout) -> Kernel:
+    """The vmlinux inside a bzImage, unpacked here and placed where its ELF headers say; KernelImageError."""
+    bzimage = BzImage.read(image)
+    header = bzimage.header
+    if not header.payload_length:
+        words = f"boot protocol {_version(header)} does not say where the packed kernel lies"
+        raise image.error(f"{words}; leave out `unpack`", _VERSION)
+    if header.payload_offset + header.payload_length > bzimage.code_bytes:
+        raise image.error("its packed kernel reaches beyond the end of the file", _PAYLOAD_OFFSET)
+    cap_bytes = min(MAX_UNPACKED_BYTES, sum(ram.size_bytes for ram in layout.ram))
+    start = bzimage.setup_bytes + header.payload_offset
+    return _kernel(bzimage, elf.load_elf(unpack(image, start, header.payload_length, cap_bytes), layout))
+
+
+def _header_bytes(image: ImageFile) -> bytes:
+    """From 0x1f1 to where the jump over the header goes."""
+    jump, length = image.read(_JUMP, 2)
+    if jump != _SHORT_JUMP:
+        raise image.error(f"has no jump over its setup header, but {jump:#04x}", _JUMP)
+    end = min(setup_header.JUMP_END + length, setup_header.END_LIMIT)
+    return image.read(setup_header.START, end - setup_header.START)
+
+
+def _check_64_bit(bzimage: BzImage) -> None:
+    header, image = bzimage.header, bzimage.image
+    if header.version < 0x20C:
+        words = f"boot protocol {_version(header)} has no 64-bit entry"
+        raise image.error(f"{words}; give a 64-bit kernel of protocol 2.12 (Linux 3.8) or later", _VERSION)
+    if not header.xloadflags.kernel_64:
+        raise image.error("is a kernel without a 64-bit entry; give one built for x86_64", _XLOADFLAGS)
+
+
+def _address(bzimage: BzImage, layout: Layout) -> int:
+    """Where the kernel will run, which is where it is loaded (boot.rst, "init_size")."""
+    header, alignment = bzimage.header, bzimage.header.kernel_alignment
+    if not header.relocatable_kernel:
+        return header.pref_address
+    if alignment & (alignment - 1) or not PAGE_BYTES <= alignment <= GIB:
+        raise bzimage.image.error(f"wants an alignment of {alignment:#x}, which cannot be", _ALIGNMENT)
+    return align_up(max(header.pref_address, layout.kernel), alignment)
+
+
+def _kernel(bzimage: BzImage, kernel: Kernel) -> Kernel:
+    """`kernel` with what the setup header says."""
+    return attrs.evolve(
+        kernel,
+        command_line_limit=bzimage.command_line_limit,
+        initrd_limit=bzimage.initrd_limit,
+        setup_header=bzimage.header_bytes,
+    )
+
+
+def _version(header: SetupHeader) -> str:
+    return f"{header.version >> 8}.{header.version & 0xFF:02}"
