@@ -137,7 +137,7 @@ def anyvisor_plan_ready(plan: BootPlan) -> None:
 
 @hookspec
 def anyvisor_machine_started(machine: Machine) -> None:
-    """A machine's vCPUs are running."""
+    """A machine is about to run its first instruction."""
 
 
 @hookspec

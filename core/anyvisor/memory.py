@@ -13,6 +13,7 @@ import ctypes
 import mmap
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -23,6 +24,8 @@ from anyvisor.errors import GuestMemoryError
 
 PAGE_BYTES = 4096
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+"""Linux's value; the mmap module has the name from Python 3.13 on."""
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 _SIZE = re.compile(r"\s*(\d+)\s*([KMGT]?)(?:i?B)?\s*", re.IGNORECASE)
 
@@ -126,8 +129,8 @@ def _mapping_flags(shared: bool) -> dict[str, int]:
     if not hasattr(mmap, "MAP_PRIVATE"):
         return {}
     if shared:
-        return {"flags": mmap.MAP_SHARED | mmap.MAP_NORESERVE}
-    return {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE}
+        return {"flags": mmap.MAP_SHARED | _MAP_NORESERVE}
+    return {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE}
 
 
 class GuestMemory:

@@ -11,9 +11,12 @@ RAM beyond 3 GiB goes on at 4 GiB.
 
 from __future__ import annotations
 
+import struct
+
 import attrs
 
 from anyvisor.memory import GIB, KIB, MIB, Region
+from anyvisor.plan import Blob
 
 GDT = 0x500
 IDT = 0x5F8
@@ -66,3 +69,11 @@ class Layout:
         if size_bytes > low:
             ram.append(Region(MMIO_GAP.end, size_bytes - low, "high RAM"))
         return cls(tuple(ram))
+
+
+def bios_data_area(layout: Layout) -> Blob:
+    """The two words of the BIOS data area that an OS reads: the EBDA's segment, and the KiB of base memory below it."""
+    words = bytearray(BDA_BASE_MEMORY_KIB + 2 - BDA_EBDA_SEGMENT)
+    struct.pack_into("<H", words, 0, layout.ebda.start >> 4)
+    struct.pack_into("<H", words, BDA_BASE_MEMORY_KIB - BDA_EBDA_SEGMENT, layout.mptable.start // KIB)
+    return Blob("BIOS data area", BDA_EBDA_SEGMENT, bytes(words))

@@ -1,0 +1,88 @@
+"""How an x86_64 machine starts: the boot steps in their order. Reading it is reading how a PC comes up.
+
+What the firmware of a PC would do, a plan does beforehand: it lays out memory, loads the kernel, builds the tables
+the kernel expects, and gives each vCPU the registers that the boot protocol asks for. Only the boot processor gets
+registers; the others keep their reset state and wait for the kernel's INIT and SIPI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from anyvisor.assemble import Steps
+from anyvisor.config import MachineConfig
+from anyvisor.facts import Capability, HostFacts
+from anyvisor.plan import Blob, BootPlan, DeviceSpec, FirmwareTables, Kernel, VcpuPlan
+from anyvisor.states import Change, VcpuState, VmState
+from anyvisor.x86_64.bootparams import place_initrd
+from anyvisor.x86_64.cpuid import Cpuid
+from anyvisor.x86_64.gdt import Gdt
+from anyvisor.x86_64.layout import Layout, bios_data_area
+from anyvisor.x86_64.msrs import Msrs
+from anyvisor.x86_64.paging import PageTables
+from anyvisor.x86_64.registers import IDT_BYTES
+from anyvisor.x86_64.state import Irqchip, Pit, Regs, Sregs
+
+REGISTER_STATES = (Regs, Sregs)
+"""What to show of a vCPU that died."""
+
+
+def assemble(config: MachineConfig, facts: HostFacts, steps: Steps) -> BootPlan:
+    """The boot plan of an x86_64 machine; called by `anyvisor.assemble`."""
+    inputs = {"config": config, "facts": facts}
+
+    layout = steps.one("anyvisor_memory_layout", Layout, **inputs)
+    kernel = steps.one("anyvisor_load_kernel", Kernel, layout=layout, **inputs)
+    devices = steps.all("anyvisor_devices", DeviceSpec, **inputs)
+    gdt = steps.one("anyvisor_gdt", Gdt, config=config, layout=layout)
+    page_tables = steps.one("anyvisor_page_tables", PageTables, layout=layout, **inputs)
+    mptable = steps.maybe("anyvisor_mptable", FirmwareTables, config=config, layout=layout)
+    acpi = steps.maybe("anyvisor_acpi", FirmwareTables, layout=layout, devices=devices, **inputs)
+    initrd = place_initrd(config.initrd, layout, kernel, page_tables.region) if config.initrd else None
+    params = {"config": config, "layout": layout, "kernel": kernel, "initrd": initrd, "acpi": acpi}
+    boot_params = steps.some("anyvisor_boot_params", Blob, **params)
+
+    blobs = [
+        *_by(steps.provider("anyvisor_memory_layout"), bios_data_area(layout)),
+        *_by(steps.provider("anyvisor_gdt"), Blob("GDT", layout.gdt, gdt.to_bytes()), Blob("IDT", layout.idt, bytes(IDT_BYTES))),
+        *_by(steps.provider("anyvisor_page_tables"), page_tables.blob()),
+        *_by(steps.provider("anyvisor_mptable"), *(mptable.blobs if mptable else ())),
+        *_by(steps.provider("anyvisor_acpi"), *(acpi.blobs if acpi else ())),
+        *_by(steps.provider("anyvisor_boot_params"), *boot_params),
+        *_by(steps.provider("anyvisor_load_kernel"), *kernel.blobs, *([initrd] if initrd else [])),
+    ]
+    registers = {"config": config, "layout": layout, "kernel": kernel, "gdt": gdt, "page_tables": page_tables}
+    return BootPlan(
+        architecture=facts.architecture,
+        ram=layout.ram,
+        reserved=(layout.mmio_gap,),
+        blobs=tuple(sorted(blobs, key=lambda blob: blob.guest_address)),
+        vm_states_before=_interrupt_chips(facts),
+        vcpus=tuple(_vcpu(index, config, facts, steps, registers) for index in range(config.vcpus)),
+        devices=devices,
+        steps=steps.taken,
+    )
+
+
+def _interrupt_chips(facts: HostFacts) -> tuple[VmState, ...]:
+    """The chips that the hypervisor has for us, as far as it has them; vCPUs come after them."""
+    chips: list[tuple[Capability, VmState]] = [(Capability.IRQCHIP, Irqchip()), (Capability.PIT, Pit())]
+    return tuple(chip for capability, chip in chips if facts.has(capability))
+
+
+def _vcpu(index: int, config: MachineConfig, facts: HostFacts, steps: Steps, registers: dict[str, object]) -> VcpuPlan:
+    """One vCPU's states, CPUID first: which MSRs and control bits exist depends on it."""
+    states: list[VcpuState | Change] = [
+        steps.one("anyvisor_cpuid", Cpuid, config=config, facts=facts, vcpu=index),
+        *steps.some("anyvisor_registers", (VcpuState, Change), vcpu=index, **registers),
+    ]
+    if facts.has(Capability.IRQCHIP):
+        states.append(steps.one("anyvisor_lapic", Change, config=config, vcpu=index))
+    states.append(steps.one("anyvisor_msrs", Msrs, config=config, facts=facts, vcpu=index))
+    return VcpuPlan(index, tuple(states))
+
+
+def _by(provider: str, *blobs: Blob) -> Iterator[Blob]:
+    return (attrs.evolve(blob, provided_by=provider) for blob in blobs)

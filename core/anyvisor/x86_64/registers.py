@@ -1,0 +1,53 @@
+"""The registers at a kernel's first instruction, by boot protocol.
+
+Some facts about the 64-bit Linux boot protocol (Documentation/arch/x86/boot.rst, "64-bit boot protocol"). The kernel is
+entered in long mode with paging on and an identity map; CS is selector 0x10 and DS, ES, SS are 0x18, flat; interrupts
+are off; RSI holds the address of the zero page. TR must be loaded with a busy TSS, or VM entry fails (SDM Vol. 3,
+27.3.1.2). XSAVE and x87 start as FNINIT leaves them: FCW 0x37F, MXCSR 0x1F80.
+"""
+
+from __future__ import annotations
+
+from anyvisor.plan import Kernel
+from anyvisor.states import Change, VcpuState
+from anyvisor.x86_64.gdt import Gdt
+from anyvisor.x86_64.layout import Layout
+from anyvisor.x86_64.state import Cr0, Cr4, DescriptorTable, Efer, Fpu, Regs, Rflags, Sregs
+
+BOOT_CS, BOOT_DS, BOOT_TR = 0x10, 0x18, 0x20
+IDT_BYTES = 8
+"""One empty gate: there is no interrupt handler yet, so any exception is a triple fault."""
+
+
+def linux64_registers(kernel: Kernel, layout: Layout, gdt: Gdt, root: int, *, boot_processor: bool) -> tuple[VcpuState | Change, ...]:
+    """The states of a vCPU under the 64-bit Linux boot protocol; none for an application processor, which waits for SIPI.
+
+    `root` is the guest-physical address of the top page table (CR3).
+    """
+    if not boot_processor:
+        return ()
+    regs = Regs(
+        rip=kernel.entry,
+        rsi=layout.zero_page,
+        rsp=layout.stack_top,
+        rbp=layout.stack_top,
+        rflags=Rflags(fixed=True),
+    )
+    return (regs, long_mode(layout, gdt, root), Fpu())
+
+
+def long_mode(layout: Layout, gdt: Gdt, root: int) -> Change:
+    """Segments from `gdt` and the control registers of 64-bit mode with paging; the APIC base stays as it is."""
+    data = gdt.register(BOOT_DS)
+    return Change(
+        Sregs,
+        cs=gdt.register(BOOT_CS),
+        **dict.fromkeys(("ds", "es", "fs", "gs", "ss"), data),
+        tr=gdt.register(BOOT_TR),
+        gdt=DescriptorTable(layout.gdt, gdt.limit_bytes),
+        idt=DescriptorTable(layout.idt, IDT_BYTES - 1),
+        cr0=Cr0(pe=True, et=True, pg=True),
+        cr3=root,
+        cr4=Cr4(pae=True),
+        efer=Efer(lme=True, lma=True),
+    )

@@ -1,0 +1,248 @@
+import threading
+import time
+
+import attrs
+import pytest
+
+from anyvisor import hookimpl
+from anyvisor.errors import GuestError, HypervisorError, PluginError, Unsupported
+from anyvisor.exits import FailEntry, Halted, InternalError, Shutdown, SystemEvent, UnknownExit
+from anyvisor.launch import launch
+from anyvisor.machine import Machine, Outcome, Phase
+from anyvisor.memory import MIB, Region
+from anyvisor.plan import Blob, BootPlan, DeviceSpec, FileSlice, VcpuPlan
+from anyvisor.plugins import load_plugins
+from anyvisor.states import Change
+from anyvisor.x86_64.generic import FACTS
+from anyvisor.x86_64.state import Irqchip, Pit, Regs, Sregs
+from fakes import FakeHypervisor
+
+RAM = (Region(0, 2 * MIB, "RAM"),)
+
+
+def plan(vcpus=1, states=(), **more):
+    return BootPlan("x86_64", RAM, vcpus=tuple(VcpuPlan(index, tuple(states)) for index in range(vcpus)), **more)
+
+
+def machine(*scripts, vcpus=None, **more):
+    return launch(plan(vcpus or max(len(scripts), 1), **more), FakeHypervisor(*scripts))
+
+
+def test_launch_keeps_the_documented_phases():
+    hypervisor = FakeHypervisor()
+    launch(plan(2, vm_states_before=(Irqchip(),), vm_states_after=(Pit(),)), hypervisor).close()
+    assert hypervisor.log == ["map 0x0", "put Irqchip", "vcpu 0", "vcpu 1", "put Pit", "close vm"]
+
+
+def test_launch_puts_states_in_the_plans_order_and_evolves_changes():
+    made = machine(states=(Regs(rip=0x1234), Change(Sregs, cr3=0x9000)))
+    (vcpu,) = made.vcpus
+    assert vcpu.put_order == [Regs, Sregs]
+    assert vcpu.get(Regs).rip == 0x1234
+    assert vcpu.get(Sregs).cr3 == 0x9000
+    assert vcpu.get(Sregs).apic_base.bsp  # what the change does not name stays as the hypervisor made it
+    made.close()
+
+
+def test_launch_loads_bytes_and_file_parts(tmp_path):
+    file = tmp_path / "kernel"
+    file.write_bytes(b"..kernel..")
+    with machine(blobs=(Blob("a", 0x1000, b"abc", size_bytes=16), Blob("k", 0x2000, FileSlice(file, 2, 6)))) as made:
+        assert made.memory.read(0x1000, 5) == b"abc\0\0"
+        assert made.memory.read(0x2000, 8) == b"kernel\0\0"
+
+
+def test_a_file_that_shrank_since_planning_is_told(tmp_path):
+    file = tmp_path / "kernel"
+    file.write_bytes(bytes(100))
+    blob = Blob("kernel", 0x1000, FileSlice.whole(file))
+    file.write_bytes(bytes(40))
+    hypervisor = FakeHypervisor()
+    with pytest.raises(Exception, match="has the file changed since the plan was made") as caught:
+        launch(plan(blobs=(blob,)), hypervisor)
+    assert str(file) in str(caught.value)
+    assert not hypervisor.vms
+
+
+@pytest.mark.parametrize("step", ["map 0x0", "put Irqchip", "vcpu 0", "vcpu 1", "put Pit"])
+def test_a_failing_launch_gives_everything_back(step):
+    hypervisor = FakeHypervisor(fail_at=step)
+    with pytest.raises(OSError, match=step):
+        launch(plan(2, vm_states_before=(Irqchip(),), vm_states_after=(Pit(),)), hypervisor)
+    assert hypervisor.log[-1] == "close vm"
+    assert hypervisor.vms[0].closed == 1
+
+
+def test_a_plan_that_the_hypervisor_cannot_run_is_refused_before_anything_is_made():
+    for facts, message in [
+        (attrs.evolve(FACTS, architecture="aarch64"), "plan is for x86_64"),
+        (attrs.evolve(FACTS, max_vcpus=1), "at most 1"),
+        (attrs.evolve(FACTS, states=("x86_64.Regs",)), "does not know x86_64.Irqchip"),
+    ]:
+        hypervisor = FakeHypervisor(facts=facts)
+        with pytest.raises(Unsupported, match=message):
+            launch(plan(2, vm_states_before=(Irqchip(),)), hypervisor)
+        assert not hypervisor.vms
+
+
+def test_more_ram_than_the_host_has_is_refused_unless_overcommitted():
+    huge = BootPlan("x86_64", (Region(0, 1 << 42, "RAM"),), vcpus=(VcpuPlan(0, ()),))
+    with pytest.raises(Exception, match="the guest wants 4T of RAM, this host has"):
+        launch(huge, FakeHypervisor())
+
+
+def test_a_device_of_an_unknown_kind_is_refused_and_nothing_leaks():
+    hypervisor = FakeHypervisor()
+    with pytest.raises(PluginError, match="device x: no installed plugin makes devices of kind 'flux capacitor'"):
+        launch(plan(devices=(DeviceSpec("flux capacitor", "x"),)), hypervisor)
+    assert hypervisor.vms[0].closed == 1
+
+
+@pytest.mark.parametrize("kind", ["shutdown", "reset"])
+def test_a_system_event_ends_the_machine_with_its_name(kind):
+    with machine([SystemEvent(kind)], []) as made:
+        assert made.start().wait(5) == Outcome(kind)
+        assert made.phase is Phase.STOPPED
+
+
+def test_the_machine_is_halted_when_every_vcpu_has_halted():
+    with machine([Halted()], [Halted()]) as made:
+        assert made.start().wait(5).reason == "halted"
+
+
+@pytest.mark.parametrize("exit_", [Shutdown(), FailEntry(0x80000021), InternalError(1, (2, 3)), UnknownExit(99, "?"), SystemEvent("crash")])
+def test_a_death_is_a_guest_error_with_the_exit_and_the_registers(exit_):
+    with machine([], [exit_]) as made:
+        with pytest.raises(GuestError) as caught:
+            made.start().wait(5)
+        assert (caught.value.exit, caught.value.vcpu) == (exit_, 1)
+        assert exit_.describe() in str(caught.value)
+        assert "rip  0x000000000000fff0" in str(caught.value)
+        assert "cr0" in str(caught.value)
+        assert made.outcome.reason == "died"
+
+
+def test_an_exception_from_a_device_or_backend_reaches_who_waits():
+    def device_bug(bus):
+        raise ZeroDivisionError("bug")
+
+    def refused(bus):
+        raise HypervisorError("KVM_RUN", 14)
+
+    with machine([device_bug]) as made, pytest.raises(GuestError, match="ZeroDivisionError: bug"):
+        made.start().wait(5)
+    with machine([refused]) as made, pytest.raises(HypervisorError, match="KVM_RUN: EFAULT"):
+        made.start().wait(5)
+
+
+def test_stop_ends_spinning_vcpus_promptly_from_any_thread():
+    with machine(vcpus=4) as made:
+        made.start()
+        began = time.monotonic()
+        stopper = threading.Thread(target=made.stop)
+        stopper.start()
+        assert made.wait(5).reason == "stopped"
+        stopper.join(5)
+        assert time.monotonic() - began < 2
+        assert made.stop().reason == "stopped"
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("vcpu")]
+
+
+def test_the_first_reason_to_stop_counts():
+    with machine(vcpus=2) as made:
+        made.start()
+        made.request_stop("reset")
+        assert made.stop().reason == "reset"
+
+
+def test_a_vcpu_may_stop_its_own_machine():
+    holder = []
+    with machine([lambda bus: holder[0].stop()], []) as made:
+        holder.append(made)
+        assert made.start().wait(5).reason == "stopped"
+
+
+def test_wait_times_out_with_what_the_machine_is_doing():
+    with machine(vcpus=1) as made, pytest.raises(TimeoutError, match="still running after 0.05 seconds"):
+        made.start().wait(0.05)
+
+
+def test_pause_stands_every_vcpu_still_and_resume_lets_them_go_on():
+    count = [0, 0]
+
+    def work(index):
+        def step(bus):
+            count[index] += 1
+            time.sleep(0.0005)
+
+        return step
+
+    with machine([work(0)] * 100_000, [work(1)] * 100_000) as made:
+        made.start()
+        for _ in range(20):
+            made.pause()
+            frozen = list(count)
+            time.sleep(0.005)
+            assert count == frozen
+            made.resume()
+            deadline = time.monotonic() + 5
+            while count == frozen and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert count != frozen
+        assert made.stop().reason == "stopped"
+
+
+def test_a_paused_machine_can_be_stopped():
+    with machine(vcpus=2) as made:
+        made.start()
+        made.pause()
+        assert made.phase is Phase.PAUSED
+        assert made.stop().reason == "stopped"
+
+
+def test_pause_and_resume_of_an_ended_machine_do_nothing():
+    with machine([Halted()]) as made:
+        made.start().wait(5)
+        made.pause()
+        made.resume()
+        assert made.phase is Phase.STOPPED
+
+
+def test_a_machine_starts_once():
+    with machine([Halted()]) as made:
+        made.start().wait(5)
+        with pytest.raises(GuestError, match="a machine starts once"):
+            made.start()
+
+
+def test_close_is_idempotent_and_closes_what_it_owns_once():
+    hypervisor = FakeHypervisor()
+    made = launch(plan(), hypervisor)
+    made.start()
+    made.close()
+    made.close()
+    assert hypervisor.vms[0].closed == 1
+    assert not made.memory.regions
+
+
+def test_onlookers_are_told_of_start_and_end():
+    seen = []
+
+    class Onlooker:
+        @hookimpl
+        def anyvisor_machine_started(self, machine):
+            seen.append(("started", type(machine)))
+
+        @hookimpl
+        def anyvisor_machine_stopped(self, machine, outcome):
+            seen.append(("stopped", outcome.reason))
+
+    plugins = load_plugins([Onlooker()], installed=False)
+    with launch(plan(), FakeHypervisor([Halted()]), plugins) as made:
+        made.start().wait(5)
+    assert seen == [("started", Machine), ("stopped", "halted")]
+
+
+def test_a_machine_without_a_console_says_so():
+    with machine() as made, pytest.raises(Unsupported, match="no console"):
+        _ = made.console
