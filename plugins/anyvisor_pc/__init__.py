@@ -1,0 +1,32 @@
+"""The devices every PC has had since 1984, as far as an operating system still asks for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anyvisor.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from anyvisor.config import MachineConfig
+    from anyvisor.facts import HostFacts
+    from anyvisor.plan import DeviceSpec
+
+
+@hookimpl
+def anyvisor_devices(config: MachineConfig, facts: HostFacts) -> tuple[DeviceSpec, ...]:  # noqa: ARG001
+    """A serial port, keyboard controller, clock, empty PCI bus and debug ports; on x86_64 only."""
+    from anyvisor_pc.specs import PC_DEVICES  # noqa: PLC0415 - entry modules stay light
+
+    return PC_DEVICES if facts.architecture == "x86_64" else ()
+
+
+@hookimpl
+def anyvisor_device_factories() -> dict[str, str]:
+    """What builds each of them."""
+    return {
+        "serial": "anyvisor_pc.serial:open_serial",
+        "i8042": "anyvisor_pc.i8042:open_i8042",
+        "rtc": "anyvisor_pc.rtc:open_rtc",
+        "pci": "anyvisor_pc.pci:open_pci",
+        "debug": "anyvisor_pc.debug:open_debug",
+    }
