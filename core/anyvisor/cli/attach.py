@@ -1,0 +1,144 @@
+"""A guest's console on our own stdin and stdout.
+
+Some facts about threads. The main thread waits for the machine, so that signals reach somebody who can act.
+A thread reads stdin and types into the console, whose bounded queue makes it wait: nothing is read that
+nobody has room for. Another, the console's tee, writes to stdout. Either may be stuck for as long as the
+other side likes, and neither stops the guest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import select
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Self
+
+import click
+
+from anyvisor.errors import ExpectError
+from anyvisor.terminal import ESCAPE_HELP, EscapeKeys, Key, RawTerminal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anyvisor.console import Console
+
+READ_BYTES = 4096
+PATIENCE_SECONDS = 1.0
+"""How long keys wait for a guest that takes none; then they go: the escape key may be behind them."""
+POLL_SECONDS = 0.02
+
+
+class Attachment:
+    """A console attached to stdin and stdout. A context manager; leaving it restores the terminal.
+
+    `end` is called, with the reason in a word, when the user wants the machine to end: `quit` by the escape
+    key, `unread` when nobody reads stdout any more. It may be called from any thread.
+    """
+
+    def __init__(self, console: Console, end: Callable[[str], None]):
+        self._console = console
+        self._end = end
+        self._stack = ExitStack()
+        self._patience = PATIENCE_SECONDS
+        self._input = _descriptor(sys.stdin)
+        self._output = _descriptor(sys.stdout)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            if self._output >= 0:
+                sys.stdout.flush()
+                self._tee = self._console.tee(self._write)
+                stack.callback(self._tee.close)
+            if self._input >= 0:
+                self._read_input(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def drain(self, deadline: float | None = None) -> None:
+        """Wait until stdout has all that the guest printed, or until `deadline` (monotonic)."""
+        while self._output >= 0 and self._tee.running and (deadline is None or time.monotonic() < deadline):
+            time.sleep(POLL_SECONDS)
+
+    @property
+    def lost(self) -> str:
+        """What went wrong with writing to stdout; empty when nothing did."""
+        error = self._tee.error if self._output >= 0 else None
+        return "" if error is None or isinstance(error, BrokenPipeError) else str(error)
+
+    def _read_input(self, stack: ExitStack) -> None:
+        if os.isatty(self._input):
+            say("the guest's console is this terminal: Ctrl-A x ends the machine, Ctrl-A h helps")
+        terminal = stack.enter_context(RawTerminal(self._input))
+        detached, detach = os.pipe()
+        type_ = functools.partial(self._press, EscapeKeys()) if terminal.raw else self._console.write
+        thread = threading.Thread(target=self._pump, args=(detached, type_), name="stdin", daemon=True)
+        thread.start()
+        stack.callback(thread.join, 2 * PATIENCE_SECONDS if terminal.raw else 0)
+        stack.callback(os.close, detach)
+
+    def _pump(self, detached: int, type_: Callable[[bytes], None]) -> None:
+        """The thread that types: until the end of stdin, of the machine, or of the attachment."""
+        with open(detached, "rb"), contextlib.suppress(OSError, ExpectError):
+            while detached not in select.select([self._input, detached], [], [])[0]:
+                typed = os.read(self._input, READ_BYTES)
+                if not typed:
+                    return
+                type_(typed)
+
+    def _press(self, keys: EscapeKeys, typed: bytes) -> None:
+        """What was typed on a terminal: some of it may be meant for us."""
+        for part in keys.feed(typed):
+            if part is Key.QUIT:
+                self._end("quit")
+            elif part is Key.HELP:
+                click.echo("".join(f"\r\n{line}" for line in (*ESCAPE_HELP, "")), err=True, nl=False)
+            elif isinstance(part, bytes):
+                self._type(part)
+
+    def _type(self, keys: bytes) -> None:
+        """Type, and drop what a guest that reads nothing has no room for; ExpectError when it has ended."""
+        try:
+            self._console.write(keys, timeout=self._patience)
+            self._patience = PATIENCE_SECONDS
+        except ExpectError:
+            if self._console.closed:
+                raise
+            self._patience = 0.0
+
+    def _write(self, data: bytes) -> None:
+        """Give stdout the guest's output, waiting as long as it takes; BrokenPipeError ends the machine."""
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(self._output, rest) :]
+            except BlockingIOError:
+                select.select([], [self._output], [])
+            except BrokenPipeError:
+                self._end("unread")
+                raise
+
+
+def say(message: str) -> None:
+    """One line of our own on stderr; a stderr that is gone is no reason to fail."""
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(f"anyvisor: {message}", err=True)
+
+
+def _descriptor(stream: IO[Any] | None) -> int:
+    """The stream's descriptor; -1 for one that is closed or has none."""
+    try:
+        return -1 if stream is None else stream.fileno()
+    except (OSError, ValueError):
+        return -1

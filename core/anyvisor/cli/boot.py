@@ -1,0 +1,89 @@
+"""`anyvisor boot`: a machine with its console on this terminal, from its first instruction to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anyvisor.cli.attach import Attachment, say
+from anyvisor.cli.failure import BY_SIGNAL, TIMEOUT, Ended, signals_end_it
+from anyvisor.cli.options import MachineOptions, machine_options
+
+if TYPE_CHECKING:
+    from anyvisor.machine import Machine
+
+ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+ASKED_FOR = {"quit": signal.SIGINT, "unread": getattr(signal, "SIGPIPE", signal.SIGTERM)}
+"""The signal that an end from this side of the console counts as."""
+
+
+@click.command()
+@machine_options
+@click.option(
+    "--backend", default="auto", metavar="NAME", help="The hypervisor; auto takes the first that can be used."
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="End the machine then."
+)
+def boot(backend: str, timeout: float | None, **options: Any) -> None:
+    """Boot KERNEL, a bzImage or an ELF vmlinux, with its console on this terminal.
+
+    The command ends when the machine does. On a terminal, Ctrl-A x ends the machine and Ctrl-A h shows the
+    other keys; input that comes from elsewhere is typed until it ends, and then the guest goes on.
+    """
+    from anyvisor.assemble import assemble
+    from anyvisor.backends import open_hypervisor
+    from anyvisor.launch import launch
+
+    config = MachineOptions(**options).to_config()
+    with signals_end_it(*ENDING_SIGNALS), open_hypervisor(backend) as hypervisor:
+        plan = assemble(config, hypervisor.facts)
+        shared = config.shared_memory
+        with launch(plan, hypervisor, overcommit=config.overcommit, shared_memory=shared) as machine:
+            _run(machine, timeout)
+
+
+def _run(machine: Machine, timeout: float | None) -> None:
+    from anyvisor.errors import AnyvisorError, GuestError
+
+    deadline = None if timeout is None else time.monotonic() + timeout
+    asked: list[str] = []
+
+    def end(reason: str) -> None:
+        asked.append(reason)
+        machine.request_stop("stopped")
+
+    with _told(machine), contextlib.ExitStack() as stack:
+        attachment = stack.enter_context(Attachment(machine.console, end)) if machine.consoles else None
+        machine.start()
+        try:
+            machine.wait(timeout)
+        except TimeoutError:
+            raise Ended(TIMEOUT, f"the machine was still running after {timeout:g} s (--timeout)") from None
+        except GuestError:
+            raise
+        except AnyvisorError as error:  # of a device: what is a mistake in a plan is none of the user's here
+            raise GuestError(str(error)) from error
+        finally:
+            if attachment and machine.outcome and not asked:
+                attachment.drain(deadline)
+    if attachment and attachment.lost:
+        say(f"warning: some of the console's output is lost: {attachment.lost}")
+    if asked:
+        raise Ended(BY_SIGNAL + ASKED_FOR[asked[0]])
+
+
+@contextlib.contextmanager
+def _told(machine: Machine) -> Iterator[None]:
+    """Say how the machine ended, once the terminal is as it was."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        outcome = machine.stop()
+        say(f"machine ended: {outcome.reason} after {time.monotonic() - began:.1f} s")

@@ -1,0 +1,137 @@
+"""What happens when a command goes wrong: one line on stderr, and an exit code scripts can tell apart."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from types import FrameType
+from typing import TextIO
+
+import click
+
+from anyvisor.cli.output import one_line
+
+OK = 0
+FAILURE = 1
+MISTAKE = 2
+NO_HYPERVISOR = 3
+TIMEOUT = 4
+BY_SIGNAL = 128
+
+EXIT_CODES = """\b
+Exit codes:
+  0    it worked; for boot: the guest ended by itself
+  1    the guest, the hypervisor or a plugin failed
+  2    a mistake in the command, configuration, kernel or plan
+  3    no hypervisor can be used
+  4    the time given with --timeout is over
+  128+ ended by a signal: 130 interrupted (also: by the escape
+       key), 141 nobody reads the output, 143 terminated
+
+\b
+ANYVISOR_DEBUG=1 shows the traceback of an error."""
+
+
+class Ended(Exception):
+    """A command ends with that exit code, and with a line on stderr if there is one to say."""
+
+    def __init__(self, exit_code: int, message: str = ""):
+        self.exit_code = exit_code
+        super().__init__(message)
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code for an error that reached the command line."""
+    from anyvisor import errors
+
+    mistakes = (errors.ConfigError, errors.KernelImageError, errors.PlanError, errors.GuestMemoryError)
+    if isinstance(error, click.ClickException | Ended):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return BY_SIGNAL + signal.SIGINT
+    if isinstance(error, errors.HypervisorUnavailable):
+        return NO_HYPERVISOR
+    if isinstance(
+        error, (*mistakes, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+    ):
+        return MISTAKE
+    return FAILURE
+
+
+def message(error: BaseException) -> str:
+    """What to say about an error; empty for one that says it all by its exit code."""
+    if isinstance(error, click.UsageError) and error.ctx:
+        return f"{error.format_message()} (see {error.ctx.command_path} --help)"
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, OSError) and not str(error):
+        return type(error).__name__
+    return str(error)
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Turn what is raised inside into `anyvisor: error: ...` and an exit code, plugins' warnings into lines.
+
+    What is nobody's fault but ours (a TypeError, say) keeps its traceback; ANYVISOR_DEBUG shows the others'.
+    """
+    from anyvisor.errors import AnyvisorError
+    from anyvisor.plugins import debugging
+
+    with plugin_warnings():
+        try:
+            yield
+        except (AnyvisorError, OSError, click.ClickException, click.Abort, KeyboardInterrupt, Ended) as error:
+            if debugging() and not isinstance(error, Ended | click.ClickException | click.Abort):
+                raise
+            if text := message(error):
+                click.echo(f"anyvisor: error: {text}", err=True)
+            sys.exit(exit_code(error))
+
+
+@contextlib.contextmanager
+def plugin_warnings(*, shown: bool = True) -> Iterator[None]:
+    """Say what is wrong with a plugin as `anyvisor: warning: ...`, not as a Python warning; or not at all."""
+    from anyvisor.plugins import PluginWarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, PluginWarning):
+            click.echo(f"anyvisor: warning: {one_line(message)}", err=True)
+        else:
+            usual(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+        warnings.simplefilter("always" if shown else "ignore", PluginWarning)
+        warnings.showwarning = show
+        yield
+
+
+@contextlib.contextmanager
+def signals_end_it(*numbers: int) -> Iterator[None]:
+    """Let these signals end the block as an exception does, so that all is given back; exit code 128+n.
+
+    The first one counts; those that follow are ignored, so that they do not disturb the cleaning up.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise Ended(BY_SIGNAL + number)
+
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,95 @@
+"""The options that describe a machine, shared by every command that takes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+import click
+
+if TYPE_CHECKING:
+    from anyvisor.config import MachineConfig, Topology
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+_FILE = click.Path(path_type=Path, readable=False)  # who opens it says what is wrong with it
+_COUNT = click.IntRange(min=1)
+
+
+@attrs.frozen
+class MachineOptions:
+    """What was said on the command line about a machine; None for what was not said."""
+
+    kernel: Path | None
+    config: Path | None
+    initrd: Path | None
+    cmdline: str | None
+    append: str | None
+    memory: str | None
+    cpus: int | None
+    sockets: int | None
+    cores: int | None
+    threads: int | None
+    unpack: bool | None
+    overcommit: bool | None
+
+    def to_config(self) -> MachineConfig:
+        """The machine's configuration: the file's values, or the defaults, and the command line's over them.
+
+        ConfigError when they are wrong or do not go together, UsageError when there is no kernel in them.
+        """
+        from anyvisor.config import MachineConfig
+
+        base = MachineConfig.from_toml(self.config) if self.config else MachineConfig()
+        said = {name: getattr(self, name) for name in ("kernel", "initrd", "memory", "unpack", "overcommit")}
+        changes = {name: value for name, value in said.items() if value is not None}
+        if self.cmdline is not None or self.append is not None:
+            line = base.command_line if self.cmdline is None else self.cmdline
+            changes["command_line"] = " ".join(part for part in (line, self.append) if part)
+        config = base.replace(**changes, **self._processors())
+        if config.kernel is None:
+            raise click.UsageError(
+                "there is nothing to boot: name a KERNEL, or a --config that does",
+                click.get_current_context(silent=True),
+            )
+        return config
+
+    def _processors(self) -> dict[str, int | Topology]:
+        """The changes to `vcpus` and `topology`; what is left out of a topology follows from the rest."""
+        from anyvisor.config import Topology
+
+        if self.sockets is self.cores is self.threads is None:
+            return {} if self.cpus is None else {"vcpus": self.cpus}
+        sockets, threads = self.sockets or 1, self.threads or 1
+        cores = self.cores or max(1, (self.cpus or 1) // (sockets * threads))
+        topology = Topology(sockets, cores, threads)
+        return {"vcpus": topology.vcpus if self.cpus is None else self.cpus, "topology": topology}
+
+
+_OPTIONS = (
+    click.argument("kernel", required=False, type=_FILE),
+    click.option(
+        "--config", type=_FILE, metavar="FILE", help="A machine in TOML; options override its values."
+    ),
+    click.option("--initrd", type=_FILE, metavar="FILE", help="The initial RAM disk."),
+    click.option("--cmdline", metavar="TEXT", help="The kernel's command line."),
+    click.option(
+        "--append", metavar="TEXT", help="Add to the command line, the default one if there is no other."
+    ),
+    click.option("--memory", "-m", metavar="SIZE", help="RAM, such as 512M (the default) or 2G."),
+    click.option("--cpus", type=int, metavar="N", help="How many vCPUs; 1 by default."),
+    click.option("--sockets", type=_COUNT, metavar="N", help="Processor packages."),
+    click.option("--cores", type=_COUNT, metavar="N", help="Cores in a package."),
+    click.option("--threads", type=_COUNT, metavar="N", help="Hardware threads in a core."),
+    click.option("--unpack", is_flag=True, default=None, help="Unpack a bzImage here, not in the guest."),
+    click.option("--overcommit", is_flag=True, default=None, help="Allow more RAM than this host has."),
+)
+
+
+def machine_options(command: C) -> C:
+    """Decorator: give a command KERNEL and the options that describe a machine, as keyword arguments."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
