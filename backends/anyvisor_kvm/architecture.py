@@ -1,0 +1,97 @@
+"""What an architecture adds to the KVM backend: its state types, what a VM needs at birth, and its facts."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import attrs
+
+from anyvisor.errors import HypervisorUnavailable, Unsupported
+from anyvisor.states import State, VcpuState, VmState
+from anyvisor_kvm.abi import Cap
+from anyvisor_kvm.fds import KvmFd, VcpuFd, VmFd
+from anyvisor_kvm.run_page import RunPage
+
+K = TypeVar("K", bound=State)
+Accessors = tuple[Callable[[Any], Any], Callable[[Any, Any], None]]
+"""`get(fd) -> state` and `put(fd, state)`."""
+
+
+class Synced(Protocol):
+    """Registers that KVM copies to and from the run page, so that reading them costs no ioctl."""
+
+    def keep(self, kinds: tuple[type[VcpuState], ...]) -> None:
+        """Copy these from now on; Unsupported for a kind that KVM does not copy."""
+        ...
+
+    def get(self, kind: type[VcpuState]) -> VcpuState | None:
+        """The state as the run page has it; None when KVM must be asked, which is then safe to do."""
+        ...
+
+    def put(self, state: VcpuState) -> bool:
+        """Whether the run page will carry it; if not, KVM must be told, which is then safe to do."""
+        ...
+
+    def running(self) -> None:
+        """`run` begins: what the page holds is about to be out of date."""
+        ...
+
+    def interrupted(self) -> None:
+        """KVM_RUN returned before it could look at the page."""
+        ...
+
+    def ran(self) -> None:
+        """`run` is over: the page is up to date."""
+        ...
+
+
+@attrs.frozen
+class Survey:
+    """The facts of an architecture: see `HostFacts`."""
+
+    supported: tuple[State, ...]
+    physical_address_bits: int
+    notes: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Architecture:
+    """One architecture's half of the backend. States are restored in the order of their tables."""
+
+    name: str
+    required: tuple[Cap, ...]
+    kvm_fd: type[KvmFd]
+    vm_fd: Callable[[Any, int], VmFd]
+    """`vm_fd(kvm, number)`: a new VM's fd, to own; nothing is asked of it yet."""
+    prepare_vm: Callable[[Any], None]
+    vcpu_fd: Callable[[Any, int], VcpuFd]
+    """`vcpu_fd(vm, number)`."""
+    sync: Callable[[Any, RunPage], Synced]
+    survey: Callable[[Any], Survey]
+    states_before: Mapping[type[VmState], Accessors]
+    """VM states that are put before the first vCPU is created."""
+    vcpu_states: Mapping[type[VcpuState], Accessors]
+    states_after: Mapping[type[VmState], Accessors]
+
+
+def host_architecture() -> Architecture:
+    """The architecture of this machine; HypervisorUnavailable for one that the backend does not know."""
+    machine = platform.machine()
+    if machine != "x86_64":
+        raise HypervisorUnavailable(
+            f"the KVM backend knows x86_64 machines, and this is {machine}", "choose another backend"
+        )
+    from anyvisor_kvm.x86_64 import X86_64  # noqa: PLC0415 - one architecture is enough
+
+    return X86_64
+
+
+def accessors(states: Mapping[type[K], Accessors], kind: type[State]) -> Accessors:
+    """How to get and put a state of that type; Unsupported when the backend does not know it."""
+    found = states.get(kind)  # type: ignore[arg-type]
+    if found is None:
+        known = ", ".join(each.__name__ for each in states)
+        raise Unsupported(f"the kvm backend has no {kind.__name__} here; it has {known}")
+    return found

@@ -1,0 +1,127 @@
+"""How a vCPU is made to leave the guest, from any thread, without a race and without a signal handler.
+
+Some facts about the race. A signal that arrives just before KVM_RUN enters the kernel would be handled too
+early and do nothing. Two things together close that gap. `immediate_exit` in the run page makes a KVM_RUN
+that has not started yet return at once. And the kick signal is blocked in the thread that runs the vCPU, but
+not inside KVM_RUN, which swaps the thread's signal mask for the one that KVM_SET_SIGNAL_MASK gave it: a
+signal sent at any moment stays pending until it can interrupt the guest. KVM_RUN then returns EINTR with the
+signal still pending, so no handler ever runs, and none has to be installed: the signal is taken off the queue
+before `run` returns, and the thread's mask put back.
+
+A signal whose action is the default one would end the process if it reached a thread that does not block it.
+The lock sees to it: signals are only sent to a thread that is between `enter` and `leave`. It is a reentrant
+lock since a Python signal handler may call `kick` on top of any of the methods here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from anyvisor.errors import HypervisorError
+from anyvisor_kvm.abi import counted, kvm_signal_mask
+from anyvisor_kvm.fds import VcpuFd
+from anyvisor_kvm.run_page import IMMEDIATE_EXIT
+
+SIGSET_BYTES = 8
+"""The kernel's signal set: bit n - 1 stands for signal n."""
+
+
+class Kicker:
+    """One vCPU's kicks. With a `signal_number` of None only `immediate_exit` is written (see `open_kvm`)."""
+
+    def __init__(self, fd: VcpuFd, page: memoryview, signal_number: int | None):
+        self._fd = fd
+        self._page = page
+        self._signals: Iterable[int] = () if signal_number is None else (signal_number,)
+        self._lock = threading.RLock()
+        self._runner: int | None = None
+        self._asked = False
+        self._sent = False
+        self._closed = False
+        self._outside: set[Any] = set()
+        self._told_kvm: set[Any] | None = None
+
+    def check(self) -> None:
+        """HypervisorError when the vCPU is closed (EBADF) or some thread is in `run` (EBUSY)."""
+        if self._closed:
+            raise HypervisorError("KVM_RUN", errno.EBADF, f"{self._fd.subject} is closed")
+        if self._runner is not None:
+            raise HypervisorError(
+                "KVM_RUN", errno.EBUSY, f"{self._fd.subject} is in run already; kick it and wait"
+            )
+
+    def enter(self) -> None:
+        """The calling thread is about to run the guest. Must be followed by `leave`, whatever happens."""
+        outside = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
+        try:
+            with self._lock:
+                self.check()
+                self._runner = threading.get_ident()
+        except BaseException:
+            signal.pthread_sigmask(signal.SIG_SETMASK, outside)
+            raise
+        self._outside = outside
+        if self._signals and outside != self._told_kvm:
+            self._tell_kvm(outside)
+
+    def _tell_kvm(self, outside: set[Any]) -> None:
+        mask = counted(kvm_signal_mask, ctypes.c_uint8, SIGSET_BYTES)
+        mask.len = SIGSET_BYTES
+        bits = sum(1 << number - 1 for number in outside.difference(self._signals))
+        mask.items[:] = bits.to_bytes(SIGSET_BYTES, "little")
+        self._fd.set_signal_mask(mask)
+        self._told_kvm = outside
+
+    def leave(self) -> None:
+        """The calling thread has left the guest for good. Does nothing in a thread that did not enter."""
+        with self._lock:
+            if self._runner != threading.get_ident():
+                return
+            self._runner = None
+            sent, self._sent = self._sent, False
+        if sent:
+            signal.sigtimedwait(self._signals, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._outside)
+
+    def kick(self) -> None:
+        """Make `run` come back; see `Vcpu.kick`. One signal is enough however many kicks there are."""
+        with self._lock:
+            if self._closed:
+                return
+            self._asked = True
+            self._page[IMMEDIATE_EXIT] = 1
+            if self._runner is not None and not self._sent:
+                self._sent = True
+                for number in self._signals:
+                    signal.pthread_kill(self._runner, number)
+
+    def kicked(self) -> None:
+        """`run` is about to report a kick: the next one starts afresh."""
+        with self._lock:
+            self._asked = False
+            self._page[IMMEDIATE_EXIT] = 0
+
+    @contextlib.contextmanager
+    def without_entering(self) -> Iterator[None]:
+        """For one KVM_RUN that returns before it enters the guest; kicks stay as they are."""
+        self._page[IMMEDIATE_EXIT] = 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._page[IMMEDIATE_EXIT] = self._asked
+
+    def close(self) -> bool:
+        """No more kicks, no more runs; whether it was open. HypervisorError while some thread is in `run`."""
+        with self._lock:
+            if self._closed:
+                return False
+            self.check()
+            self._closed = True
+            return True

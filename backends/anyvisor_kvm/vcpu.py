@@ -1,0 +1,175 @@
+"""A virtual processor: the run loop, and state by type.
+
+Some facts about the loop. It is the hottest code of the backend, so it makes no object and calls nothing but
+KVM and the bus. `fcntl.ioctl` without a third argument costs a third of a ctypes call or of itself with one
+(measured); an exception is raised only when KVM_RUN fails, which on this road means a kick. Data of an I/O
+exit lies where KVM has put it for every kernel yet, one page into the mapping; anything else (strings, other
+places, odd sizes) takes the slow road.
+
+When KVM_RUN is called again after a read, KVM takes the answer from the run page before it looks for kicks.
+So a vCPU that was kicked has no half-done I/O left, and its state can be read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from fcntl import ioctl
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from anyvisor.bus import Bus
+from anyvisor.errors import HypervisorError
+from anyvisor.exits import Exit, Kicked
+from anyvisor.states import VcpuState
+from anyvisor_kvm.abi import KVM_EXIT_IO_OUT, ExitReason
+from anyvisor_kvm.architecture import Architecture, accessors
+from anyvisor_kvm.exits import decode
+from anyvisor_kvm.fds import VcpuFd
+from anyvisor_kvm.kick import Kicker
+from anyvisor_kvm.odd_io import MASKS, odd_mmio, string_io
+from anyvisor_kvm.ring import CoalescedRing
+from anyvisor_kvm.run_page import EXIT_REASON_U32, IO, MMIO, MMIO_DATA_U64, PAGE_BYTES, UNION, RunPage
+
+S = TypeVar("S", bound=VcpuState)
+
+RUN = VcpuFd.run.request
+EHWPOISON = 133
+"""Linux's own; the errno module has it from Python 3.14 on."""
+EXIT_IO, EXIT_MMIO = int(ExitReason.IO), int(ExitReason.MMIO)
+OUT = KVM_EXIT_IO_OUT
+unpack_io, unpack_mmio = IO.unpack_from, MMIO.unpack_from
+
+
+class KvmVcpu:
+    """One vCPU, made by `KvmVm.create_vcpu`; see `anyvisor.hypervisor.Vcpu`. A context manager."""
+
+    def __init__(
+        self,
+        index: int,
+        fd: VcpuFd,
+        page: RunPage,
+        architecture: Architecture,
+        ring: CoalescedRing,
+        kick_signal: int | None,
+    ):
+        fd.subject = f"vCPU {index}"
+        self.index = index
+        self._fd = fd
+        self._page = page
+        self._states = architecture.vcpu_states
+        self._synced = architecture.sync(fd, page)
+        self._ring = ring
+        self._kicker = Kicker(fd, page.u8, kick_signal)
+
+    def get(self, kind: type[S]) -> S:
+        """A part of the vCPU's state; from the run page where `keep_in_sync` has put it there."""
+        get, _ = accessors(self._states, kind)
+        state: Any = self._synced.get(kind)
+        return get(self._fd) if state is None else state  # type: ignore[no-any-return]
+
+    def put(self, state: VcpuState) -> None:
+        """Set a part of the vCPU's state; HypervisorError naming the ioctl when KVM refuses it."""
+        _, put = accessors(self._states, type(state))
+        if not self._synced.put(state):
+            put(self._fd, state)
+
+    def keep_in_sync(self, *kinds: type[VcpuState]) -> None:
+        """Have KVM copy these states into the run page at every exit, so that `get` costs no ioctl.
+
+        `Regs` are put that way, too. These kinds and no others, from now on. Unsupported for one that KVM
+        cannot copy; on x86_64 it can copy Regs, Sregs and VcpuEvents.
+        """
+        self._synced.keep(kinds)
+
+    def run(self, bus: Bus) -> Exit:
+        """Run the guest until there is something to decide on; see `Vcpu.run`.
+
+        HypervisorError when KVM_RUN fails, and with EBUSY when some thread is in here already. An exception
+        that a device raises comes out, and the access it was to answer reads as what the run page had there.
+        """
+        self._kicker.check()
+        try:
+            self._kicker.enter()
+            self._synced.running()
+            found = self._loop(bus)
+            self._synced.ran()
+            return found
+        except BaseException:
+            self._finish_access()
+            raise
+        finally:
+            self._kicker.leave()
+
+    def _loop(self, bus: Bus) -> Exit:  # noqa: PLR0912 - a call for each exit costs as much as all of this
+        number, ring, page = self._fd.number, self._ring, self._page
+        mapping, u8, u16, u32, u64 = page.mapping, page.u8, page.u16, page.u32, page.u64
+        read_port, write_port = bus.read_port, bus.write_port
+        read_mmio, write_mmio = bus.read_mmio, bus.write_mmio
+        while True:
+            try:
+                ioctl(number, RUN)
+            except OSError as error:
+                if found := self._stopped(error, bus):
+                    return found
+                continue
+            if ring.active:
+                ring.drain(page, bus)
+            reason = u32[EXIT_REASON_U32]
+            if reason == EXIT_IO:
+                direction, size, port, count, offset = unpack_io(mapping, UNION)
+                if count != 1 or offset != PAGE_BYTES:
+                    string_io(page, bus)
+                    continue
+                data = u8 if size == 1 else u32 if size == 4 else u16
+                if direction == OUT:
+                    write_port(port, size, data[PAGE_BYTES // size])
+                else:
+                    data[PAGE_BYTES // size] = read_port(port, size) & MASKS[size]
+            elif reason == EXIT_MMIO:
+                address, value, size, is_write = unpack_mmio(mapping, UNION)
+                if not MASKS[size]:
+                    odd_mmio(page, bus)
+                elif is_write:
+                    write_mmio(address, size, value & MASKS[size])
+                else:
+                    u64[MMIO_DATA_U64] = read_mmio(address, size) & MASKS[size]
+            else:
+                return decode(page)
+
+    def _finish_access(self) -> None:
+        with self._kicker.without_entering(), contextlib.suppress(OSError):
+            ioctl(self._fd.number, RUN)
+
+    def _stopped(self, error: OSError, bus: Bus) -> Exit | None:
+        """What to make of a KVM_RUN that failed: an exit, None to try again, or HypervisorError."""
+        faulted = self._page.u32[EXIT_REASON_U32] == ExitReason.MEMORY_FAULT
+        if faulted and error.errno in (errno.EFAULT, EHWPOISON):
+            return decode(self._page)
+        if error.errno not in (errno.EINTR, errno.EAGAIN):
+            raise HypervisorError("KVM_RUN", error.errno or 0, self._fd.subject) from error
+        self._synced.interrupted()
+        if self._ring.active:
+            self._ring.drain(self._page, bus)
+        if error.errno == errno.EAGAIN:  # it was waiting for its SIPI, which has come
+            return None
+        self._kicker.kicked()
+        return Kicked()
+
+    def kick(self) -> None:
+        """Make `run` come back soon with `Kicked`, from any thread or signal handler; see `Vcpu.kick`."""
+        self._kicker.kick()
+
+    def close(self) -> None:
+        """Give the vCPU back; HypervisorError (EBUSY) while some thread is in `run`."""
+        if self._kicker.close():
+            self._page.close()
+            self._fd.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

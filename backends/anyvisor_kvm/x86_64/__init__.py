@@ -1,0 +1,83 @@
+"""KVM on x86_64: what the rest of the backend must know, in one value, `X86_64`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anyvisor.x86_64.cpuid import Cpuid
+from anyvisor.x86_64.msrs import Msrs
+from anyvisor_kvm.abi import Cap
+from anyvisor_kvm.architecture import Architecture, Survey
+from anyvisor_kvm.x86_64.chips import STATES_AFTER, STATES_BEFORE
+from anyvisor_kvm.x86_64.fds import X86KvmFd, X86VcpuFd, X86VmFd, fetch_cpuid
+from anyvisor_kvm.x86_64.msrs import get_msrs
+from anyvisor_kvm.x86_64.states import VCPU_STATES, cpuid_from_kvm, put_cpuid
+from anyvisor_kvm.x86_64.sync import SyncedRegisters
+
+ADDRESS_SIZES = 0x80000008
+"""The CPUID leaf whose EAX holds the physical address bits, in bits 0-7. SDM Vol. 2A, CPUID."""
+LEAST_ADDRESS_BITS = 36
+"""What a processor without that leaf has."""
+SOFTWARE_KVM = (
+    "software KVM: this host's processor offers no virtualisation (no vmx or svm flag), so guests are "
+    "interpreted; small ones run, a stock Linux does not finish booting"
+)
+
+
+def survey(kvm: X86KvmFd) -> Survey:
+    """The facts of this host: what a vCPU can be given at most, asked of one made for the purpose."""
+    cpuid = cpuid_from_kvm(fetch_cpuid(kvm.get_supported_cpuid))
+    return Survey(
+        (cpuid, readable_msrs(kvm, cpuid)), physical_address_bits(cpuid), notes(Path("/proc/cpuinfo"))
+    )
+
+
+def readable_msrs(kvm: X86KvmFd, cpuid: Cpuid) -> Msrs:
+    """The MSRs that a vCPU with every feature has, at reset. KVM's own list has some that it refuses."""
+    with X86VmFd(kvm, kvm.create_vm()) as vm:
+        vm.prepare()
+        with X86VcpuFd(vm, vm.create_vcpu(0)) as vcpu:
+            put_cpuid(vcpu, cpuid)
+            return get_msrs(vcpu)
+
+
+def physical_address_bits(cpuid: Cpuid) -> int:
+    """How wide a guest's physical addresses can be."""
+    sizes = [each.eax & 0xFF for each in cpuid.entries if each.leaf == ADDRESS_SIZES]
+    return sizes[0] if sizes and sizes[0] else LEAST_ADDRESS_BITS
+
+
+def notes(cpuinfo: Path) -> tuple[str, ...]:
+    """What a user should know about this host."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return ()
+    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
+    return () if flags & {"vmx", "svm"} else (SOFTWARE_KVM,)
+
+
+X86_64 = Architecture(
+    name="x86_64",
+    required=(
+        Cap.USER_MEMORY,
+        Cap.IMMEDIATE_EXIT,
+        Cap.SET_TSS_ADDR,
+        Cap.SET_IDENTITY_MAP_ADDR,
+        Cap.EXT_CPUID,
+        Cap.MP_STATE,
+        Cap.VCPU_EVENTS,
+        Cap.DEBUGREGS,
+        Cap.XSAVE,
+        Cap.XCRS,
+    ),
+    kvm_fd=X86KvmFd,
+    vm_fd=X86VmFd,
+    prepare_vm=X86VmFd.prepare,
+    vcpu_fd=X86VcpuFd,
+    sync=SyncedRegisters,
+    survey=survey,
+    states_before=STATES_BEFORE,
+    vcpu_states=VCPU_STATES,
+    states_after=STATES_AFTER,
+)

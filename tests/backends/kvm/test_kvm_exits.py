@@ -1,0 +1,135 @@
+"""Exits, decoded from a run page that the test fills in; no KVM is needed."""
+
+import os
+import struct
+
+import pytest
+from tiny_guests import Recorder
+
+from anyvisor.bus import Bus
+from anyvisor.errors import HypervisorError
+from anyvisor.exits import (
+    DebugTrap,
+    FailEntry,
+    Halted,
+    InternalError,
+    Kicked,
+    MemoryFault,
+    Shutdown,
+    SystemEvent,
+    UnknownExit,
+)
+from anyvisor.memory import Region
+from anyvisor_kvm.exits import decode
+from anyvisor_kvm.odd_io import odd_mmio, parts, string_io
+from anyvisor_kvm.ring import CoalescedRing
+from anyvisor_kvm.run_page import RunPage
+
+EXIT_REASON, UNION = 8, 32
+PAGES = 3
+
+
+@pytest.fixture
+def page():
+    fd = os.memfd_create("run page")
+    os.ftruncate(fd, PAGES * 4096)
+    made = RunPage(fd, PAGES * 4096)
+    yield made
+    made.close()
+    os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("reason", "union", "found"),
+    [
+        (5, b"", Halted()),
+        (8, b"", Shutdown()),
+        (10, b"", Kicked()),
+        (9, struct.pack("<QI", 0x80000021, 3), FailEntry(0x80000021, 3)),
+        (17, struct.pack("<II2Q", 1, 2, 0xF1, 0xF2), InternalError(1, (0xF1, 0xF2))),
+        (17, struct.pack("<II", 3, 0xFFFFFFFF) + b"\1" * 128, InternalError(3, (0x0101010101010101,) * 16)),
+        (24, struct.pack("<IIQ", 2, 1, 7), SystemEvent("reset", (7,))),
+        (24, struct.pack("<II", 77, 0), SystemEvent("system event 77")),
+        (39, struct.pack("<3Q", 8, 0x1000, 0x2000), MemoryFault(0x1000, 0x2000, 8)),
+        (4, struct.pack("<II3Q", 1, 0, 0x1234, 0x4000, 0x400), DebugTrap(1, 0x1234, 0x4000, 0x400)),
+        (37, struct.pack("<II", 1, 0), UnknownExit(37, "NOTIFY", (1,))),
+        (0, struct.pack("<Q", 99), UnknownExit(0, "UNKNOWN", (99, 0, 0, 0))),
+        (0xFFFFFFFF, b"", UnknownExit(0xFFFFFFFF, "?", (0, 0, 0, 0))),
+    ],
+)
+def test_an_exit_is_decoded(page, reason, union, found):
+    struct.pack_into("<I", page.mapping, EXIT_REASON, reason)
+    page.mapping[UNION : UNION + len(union)] = union
+    assert decode(page) == found
+
+
+def devices():
+    bus, device = Bus(), Recorder(answers=[0x11, 0x3322, 0x77665544, 0x88])
+    bus.add_ports(Region(0x10, 4), device)
+    bus.add_mmio(Region(0x1000, 0x100), device)
+    return bus, device
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "offset"),
+    [(1, 8193, 4096), (4, 0xFFFFFFFF, 4096), (1, 1, 3 * 4096), (2, 1, 3 * 4096 - 1), (1, 1, 1 << 63)],
+)
+def test_string_data_outside_the_mapping_is_refused_before_it_is_touched(page, size, count, offset):
+    bus, device = devices()
+    struct.pack_into("<BBHIQ", page.mapping, UNION, 1, size, 0x10, count, offset)
+    with pytest.raises(HypervisorError, match="do not lie in the run mapping of 0x3000 bytes"):
+        string_io(page, bus)
+    assert device.writes == []
+
+
+def test_string_data_may_reach_the_last_byte_of_the_mapping(page):
+    bus, device = devices()
+    struct.pack_into("<BBHIQ", page.mapping, UNION, 1, 2, 0x10, 2, 3 * 4096 - 4)
+    page.mapping[-4:] = b"\x01\x02\x03\x04"
+    string_io(page, bus)
+    assert device.values == [0x0201, 0x0403]
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+@pytest.mark.parametrize("address", range(0x1000, 0x1008))
+def test_the_parts_of_an_access_are_aligned_and_make_it_up(address, size):
+    found = parts(address, size)
+    assert [offset for offset, _ in found] == [sum(each for _, each in found[:i]) for i in range(len(found))]
+    assert sum(each for _, each in found) == size
+    assert all(each in (1, 2, 4, 8) and (address + offset) % each == 0 for offset, each in found)
+
+
+def test_a_read_of_7_bytes_is_put_together_from_its_parts(page):
+    bus, device = devices()
+    struct.pack_into("<QQIB", page.mapping, UNION, 0x1001, 0, 7, 0)
+    odd_mmio(page, bus)
+    assert device.reads == [(1, 1), (2, 2), (4, 4)]
+    assert page.mapping[UNION + 8 : UNION + 16] == bytes([0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0])
+
+
+def test_the_coalesced_ring_goes_round_and_is_emptied(page):
+    bus, device = devices()
+    ring_page = 2
+    start = ring_page * 4096  # 170 entries: (4096 - 8) // 24
+    struct.pack_into("<II", page.mapping, start, 168, 2)
+    for number, index in enumerate((168, 169, 0, 1)):
+        is_port = number % 2
+        address = 0x10 if is_port else 0x1000 + number
+        struct.pack_into(
+            "<QIIQ", page.mapping, start + 8 + 24 * index, address, 2, is_port, 0xEEEE00000000 | number
+        )
+    CoalescedRing(ring_page).drain(page, bus)
+    assert device.writes == [(0, 2, 0), (0, 2, 1), (2, 2, 2), (0, 2, 3)]
+    assert struct.unpack_from("<II", page.mapping, start) == (2, 2)
+
+
+def test_a_closed_page_raises_and_does_not_crash(page):
+    fd = os.memfd_create("another")
+    os.ftruncate(fd, 4096)
+    other = RunPage(fd, 4096)
+    other.close()
+    os.close(fd)
+    with pytest.raises(ValueError):
+        other.u8[0]
+    with pytest.raises(ValueError):
+        other.mapping[0]

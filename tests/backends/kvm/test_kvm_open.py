@@ -1,0 +1,259 @@
+"""Opening KVM, and everything that can be wrong with it; what it then says about the host."""
+
+import ctypes
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_guests import SMALLEST, Guest, held
+
+import anyvisor_kvm
+from anyvisor.errors import HypervisorError, HypervisorUnavailable
+from anyvisor.exits import Halted
+from anyvisor.facts import Capability, HostFacts
+from anyvisor.hypervisor import Hypervisor, Vcpu, Vm
+from anyvisor.x86_64.cpuid import Cpuid
+from anyvisor.x86_64.msrs import Msrs
+from anyvisor_kvm import fds, run_page
+from anyvisor_kvm.hypervisor import open_kvm
+from anyvisor_kvm.x86_64 import notes
+
+GET_API_VERSION, CHECK_EXTENSION, CREATE_VM = 0xAE00, 0xAE03, 0xAE01
+IMMEDIATE_EXIT, XCRS = 136, 56
+
+
+@pytest.fixture
+def libc(monkeypatch):
+    """Lets a test answer ioctl calls in the kernel's place: `libc(function)`; None lets one through."""
+    real = fds._libc_ioctl
+
+    def install(answer):
+        def fake(fd, request, argument):
+            found = answer(fd, request, argument)
+            if isinstance(found, OSError):
+                ctypes.set_errno(found.errno)
+                return -1
+            return real(fd, request, argument) if found is None else found
+
+        monkeypatch.setattr(fds, "_libc_ioctl", fake)
+
+    return install
+
+
+def test_a_device_that_is_not_there_says_how_to_get_it():
+    with pytest.raises(
+        HypervisorUnavailable, match=r"/nowhere/kvm: No such file.*modprobe kvm-intel.*firmware.*nested"
+    ):
+        open_kvm("/nowhere/kvm")
+
+
+def test_a_file_that_is_no_kvm_says_so(tmp_path):
+    path = tmp_path / "kvm"
+    path.write_bytes(b"")
+    before = held()
+    with pytest.raises(
+        HypervisorUnavailable, match=r"Inappropriate ioctl for device; name KVM's own device, /dev/kvm"
+    ):
+        open_kvm(path)
+    assert held() == before
+
+
+def test_a_device_that_is_forbidden_says_which_group_to_join(tmp_path):
+    tmp_path.chmod(0o755)
+    path = tmp_path / "kvm"
+    path.write_bytes(b"")
+    path.chmod(0)
+    code = f"""
+import os
+from anyvisor_kvm.hypervisor import open_kvm
+if os.getuid() == 0:
+    os.seteuid(65534)
+open_kvm({str(path)!r})
+"""
+    for folder in (*tmp_path.parents, tmp_path):
+        if folder.owner() == "root" and os.getuid() == 0 and str(folder).startswith(str(tmp_path.parents[1])):
+            folder.chmod(0o755)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert "HypervisorUnavailable" in found.stderr
+    assert "Permission denied; join the group that owns it (usermod -aG kvm" in found.stderr
+
+
+def test_another_api_version_is_refused(libc, tmp_path):
+    libc(lambda fd, request, argument: 11 if request == GET_API_VERSION else None)
+    with pytest.raises(HypervisorUnavailable, match="has API version 11; anyvisor needs 12"):
+        open_kvm("/dev/null")
+
+
+def test_missing_capabilities_are_all_named(libc):
+    def answer(fd, request, argument):
+        if request == GET_API_VERSION:
+            return 12
+        return int(argument not in (IMMEDIATE_EXIT, XCRS)) if request == CHECK_EXTENSION else None
+
+    libc(answer)
+    with pytest.raises(HypervisorUnavailable, match="lacks IMMEDIATE_EXIT, XCRS; run a newer kernel"):
+        open_kvm("/dev/null")
+
+
+@pytest.mark.kvm
+def test_an_ioctl_that_a_signal_interrupts_is_repeated(usable_kvm, libc):
+    interrupted = []
+
+    def answer(fd, request, argument):
+        if interrupted.count(request) < 2:
+            interrupted.append(request)
+            return OSError(errno.EINTR, "")
+        return None
+
+    libc(answer)
+    with open_kvm() as kvm, kvm.create_vm() as vm:
+        vm.create_vcpu(0)
+    assert {CREATE_VM, GET_API_VERSION} < set(interrupted)
+    assert all(interrupted.count(each) == 2 for each in interrupted)
+
+
+def whole_life(kvm):
+    guest = Guest(kvm, SMALLEST, irqchip=False)
+    try:
+        assert guest.run() == Halted()
+    finally:
+        guest.close()
+
+
+@pytest.mark.kvm
+def test_whichever_call_fails_nothing_is_left_behind(usable_kvm, libc):
+    """Fail the first ioctl of opening, making and running a VM; then the second; until all succeed."""
+    before = held()
+    for failing in range(1000):
+        calls = []
+
+        def answer(fd, request, argument, failing=failing, calls=calls):
+            calls.append(request)
+            return OSError(errno.EIO, "") if len(calls) == failing + 1 else None
+
+        libc(answer)
+        failed = False
+        kvm = None
+        try:
+            kvm = open_kvm()
+            vm = kvm.create_vm()
+            vm.create_vcpu(0)
+        except (HypervisorError, HypervisorUnavailable) as error:
+            failed = str(error)
+        finally:
+            if kvm:
+                kvm.close()
+        assert held() == before, f"call {failing}: {calls[-1]:#x}"
+        assert not failed or "Input/output error" in failed or "lacks" in failed
+        if len(calls) <= failing:
+            break
+    assert not failed
+    assert failing > 20
+
+
+@pytest.mark.kvm
+def test_a_vcpu_whose_pages_cannot_be_mapped_is_given_back(kvm, monkeypatch):
+    vm = kvm.create_vm()
+    before = held()
+
+    def refuse(*args, **options):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(run_page.mmap, "mmap", refuse)
+    with pytest.raises(HypervisorError, match=r"mmap \(the run pages of vCPU 0\): ENOMEM"):
+        vm.create_vcpu(0)
+    assert held() == before
+
+
+@pytest.mark.kvm
+def test_two_hundred_lives_leave_nothing_behind(kvm):
+    whole_life(kvm)
+    before = held()
+    for _ in range(200):
+        whole_life(kvm)
+    assert held() == before
+
+
+@pytest.mark.kvm
+def test_closing_the_hypervisor_closes_its_vms_and_twice_is_once(usable_kvm):
+    before = held()
+    kvm = open_kvm()
+    vm = kvm.create_vm()
+    vm.create_vcpu(0)
+    kvm.create_vm().close()
+    kvm.close()
+    kvm.close()
+    vm.close()
+    assert held() == before
+    with pytest.raises(HypervisorError, match="KVM_CREATE_VM: EBADF"):
+        kvm.create_vm()
+    with pytest.raises(HypervisorError, match="EBADF"):
+        vm.create_vcpu(1)
+
+
+@pytest.mark.kvm
+def test_no_descriptor_is_inherited_by_a_program_that_is_started(kvm):
+    with kvm.create_vm() as vm:
+        vm.create_vcpu(0)
+        ours = {int(each): _target(each) for each in os.listdir("/proc/self/fd") if "kvm" in _target(each)}  # noqa: PTH208
+        assert {"/dev/kvm", "anon_inode:kvm-vm", "anon_inode:kvm-vcpu:0"} <= set(ours.values())
+        assert not any(map(os.get_inheritable, ours))
+
+
+def _target(fd):
+    try:
+        return str(Path("/proc/self/fd", fd).readlink())
+    except FileNotFoundError:
+        return ""
+
+
+@pytest.mark.kvm
+def test_the_facts(kvm):
+    facts = kvm.facts
+    assert (facts.backend, facts.architecture) == ("kvm", "x86_64")
+    assert {Capability.IRQCHIP, Capability.IRQFD, Capability.IOEVENTFD, Capability.KICK} <= facts.capabilities
+    assert 1 <= facts.recommended_vcpus <= facts.max_vcpus
+    assert facts.max_memory_slots >= 32
+    assert len(facts.supported_state(Cpuid)) > 10
+    assert len(facts.supported_state(Msrs)) > 10
+    assert HostFacts.from_json(facts.to_json()) == facts
+
+
+@pytest.mark.kvm
+def test_the_address_width_is_the_processors(kvm):
+    (line,) = {
+        each for each in Path("/proc/cpuinfo").read_text().splitlines() if each.startswith("address sizes")
+    }
+    assert f": {kvm.facts.physical_address_bits} bits physical" in line
+
+
+@pytest.mark.parametrize(("flags", "count"), [("fpu vmx", 0), ("svm fpu", 0), ("fpu vme", 1)])
+def test_a_host_without_virtualisation_gets_a_note(tmp_path, flags, count):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    assert len(notes(cpuinfo)) == count
+    assert not notes(tmp_path / "none")
+
+
+@pytest.mark.kvm
+def test_the_classes_have_what_the_protocols_ask_for(kvm):
+    with kvm.create_vm() as vm:
+        for protocol, made in ((Hypervisor, kvm), (Vm, vm), (Vcpu, vm.create_vcpu(0))):
+            assert {name for name in vars(protocol) if not name.startswith("_")} <= set(dir(made))
+
+
+def test_the_plugin_names_the_backend_and_loads_nothing_heavy():
+    code = (
+        "import sys, anyvisor_kvm; print(anyvisor_kvm.anyvisor_hypervisors()); "
+        "print([name for name in sys.modules if name.startswith(('anyvisor_kvm.', 'fcntl'))])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert found.stdout.splitlines() == ["{'kvm': 'anyvisor_kvm.hypervisor:open_kvm'}", "[]"]
+    assert anyvisor_kvm.anyvisor_hypervisors.anyvisor_impl
