@@ -28,7 +28,10 @@ class VcpuState(State):
 
 
 class VmState(State):
-    """A part of a VM that its vCPUs share: interrupt chips, timers, clocks. Putting one creates what is not there yet."""
+    """A part of a VM that its vCPUs share: interrupt chips, timers, clocks.
+
+    Putting one creates what is not there yet.
+    """
 
     __slots__ = ()
 
@@ -36,7 +39,7 @@ class VmState(State):
 V = TypeVar("V", bound=VcpuState)
 
 
-@attrs.frozen
+@attrs.frozen(init=False)
 class Change:
     """Some fields of a vCPU state, to be changed where the rest stays as the hypervisor made it.
 
@@ -47,14 +50,15 @@ class Change:
     fields: dict[str, Any]
 
     def __init__(self, kind: type[VcpuState], /, **fields: Any):
-        known = {each.name for each in attrs.fields(kind)}  # type: ignore[arg-type, misc]
+        known = {each.name for each in attrs.fields(kind)}  # type: ignore[arg-type]
         if unknown := sorted(fields.keys() - known):
-            raise PlanError(f"{kind.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-        self.__attrs_init__(kind, fields)  # type: ignore[attr-defined]
+            have = ", ".join(sorted(known))
+            raise PlanError(f"{kind.__name__} has no field {', '.join(unknown)}; it has {have}")
+        self.__attrs_init__(kind, fields)  # pyright: ignore[reportAttributeAccessIssue] - attrs makes it
 
     def apply(self, current: VcpuState) -> VcpuState:
         """`current` with the fields changed."""
-        return attrs.evolve(current, **self.fields)  # type: ignore[type-var]
+        return attrs.evolve(current, **self.fields)  # type: ignore[misc]
 
     @property
     def name(self) -> str:

@@ -8,6 +8,21 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anyvisor.x86_64 import bootparams as bootparams
+    from anyvisor.x86_64 import cpuid as cpuid
+    from anyvisor.x86_64 import cpuid_policy as cpuid_policy
+    from anyvisor.x86_64 import gdt as gdt
+    from anyvisor.x86_64 import image as image
+    from anyvisor.x86_64 import lapic as lapic
+    from anyvisor.x86_64 import layout as layout
+    from anyvisor.x86_64 import mptable as mptable
+    from anyvisor.x86_64 import msrs as msrs
+    from anyvisor.x86_64 import paging as paging
+    from anyvisor.x86_64 import registers as registers
+    from anyvisor.x86_64 import state as state
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -19,11 +19,12 @@ from anyvisor.states import Change, VcpuState, VmState
 from anyvisor.x86_64.bootparams import place_initrd
 from anyvisor.x86_64.cpuid import Cpuid
 from anyvisor.x86_64.gdt import Gdt
-from anyvisor.x86_64.layout import Layout, bios_data_area
+from anyvisor.x86_64.layout import Layout, bios_data
 from anyvisor.x86_64.msrs import Msrs
 from anyvisor.x86_64.paging import PageTables
 from anyvisor.x86_64.registers import IDT_BYTES
 from anyvisor.x86_64.state import Irqchip, Pit, Regs, Sregs
+from anyvisor.x86_64.topology import apic_id
 
 REGISTER_STATES = (Regs, Sregs)
 """What to show of a vCPU that died."""
@@ -45,7 +46,7 @@ def assemble(config: MachineConfig, facts: HostFacts, steps: Steps) -> BootPlan:
     boot_params = steps.some("anyvisor_boot_params", Blob, **params)
 
     blobs = [
-        *_by(steps.provider("anyvisor_memory_layout"), bios_data_area(layout)),
+        *_by(steps.provider("anyvisor_memory_layout"), *bios_data(layout)),
         *_by(steps.provider("anyvisor_gdt"), Blob("GDT", layout.gdt, gdt.to_bytes()), Blob("IDT", layout.idt, bytes(IDT_BYTES))),
         *_by(steps.provider("anyvisor_page_tables"), page_tables.blob()),
         *_by(steps.provider("anyvisor_mptable"), *(mptable.blobs if mptable else ())),
@@ -81,7 +82,7 @@ def _vcpu(index: int, config: MachineConfig, facts: HostFacts, steps: Steps, reg
     if facts.has(Capability.IRQCHIP):
         states.append(steps.one("anyvisor_lapic", Change, config=config, vcpu=index))
     states.append(steps.one("anyvisor_msrs", Msrs, config=config, facts=facts, vcpu=index))
-    return VcpuPlan(index, tuple(states))
+    return VcpuPlan(index, tuple(states), hardware_id=apic_id(config.topology, index))
 
 
 def _by(provider: str, *blobs: Blob) -> Iterator[Blob]:

@@ -57,6 +57,11 @@ class Layout:
     """Ranges that the memory map given to the guest must call reserved."""
 
     @property
+    def mp_pointer(self) -> int:
+        """Where the MP floating pointer lies: in the EBDA's first KiB, behind the byte that holds the EBDA's size."""
+        return self.ebda.start + 16
+
+    @property
     def low_ram_end(self) -> int:
         """Where RAM ends below the MMIO gap."""
         return self.ram[0].end
@@ -71,9 +76,10 @@ class Layout:
         return cls(tuple(ram))
 
 
-def bios_data_area(layout: Layout) -> Blob:
-    """The two words of the BIOS data area that an OS reads: the EBDA's segment, and the KiB of base memory below it."""
+def bios_data(layout: Layout) -> tuple[Blob, Blob]:
+    """What an OS reads of the BIOS's data: where the EBDA is and how many KiB of base memory there are, and the EBDA's size."""
     words = bytearray(BDA_BASE_MEMORY_KIB + 2 - BDA_EBDA_SEGMENT)
     struct.pack_into("<H", words, 0, layout.ebda.start >> 4)
     struct.pack_into("<H", words, BDA_BASE_MEMORY_KIB - BDA_EBDA_SEGMENT, layout.mptable.start // KIB)
-    return Blob("BIOS data area", BDA_EBDA_SEGMENT, bytes(words))
+    size_kib = bytes([layout.ebda.size_bytes // KIB])
+    return Blob("BIOS data area", BDA_EBDA_SEGMENT, bytes(words)), Blob("EBDA size", layout.ebda.start, size_kib)

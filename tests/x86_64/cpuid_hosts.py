@@ -1,0 +1,30 @@
+"""What hosts offer: a CPUID table that KVM gave, one put together by hand, and what can be made of them."""
+
+from pathlib import Path
+
+from anyvisor.x86_64.cpuid import Cpuid
+
+DATA = Path(__file__).parent / "data"
+AMD = Cpuid.from_raw_dump((DATA / "amd_epyc_kvm_supported.txt").read_text())
+INTEL = Cpuid.from_raw_dump((DATA / "intel_synthetic.txt").read_text())
+HYGON = AMD.replace(AMD[0].replace(ebx=0x6F677948, edx=0x6E65476E, ecx=0x656E6975))
+HOSTS = {"AMD": AMD, "Intel": INTEL, "Hygon": HYGON}
+
+
+def ends_at(host, max_leaf):
+    """The host, had it no basic leaves beyond that."""
+    return Cpuid(
+        tuple(
+            each.replace(eax=max_leaf) if each.leaf == 0 else each
+            for each in host
+            if each.leaf <= max_leaf or each.leaf > 0x1000
+        )
+    )
+
+
+OLDER = {
+    "Intel without 0x1F": ends_at(INTEL, 0x16),
+    "Intel without 0xB": ends_at(INTEL, 0xA),
+    "AMD without 0xB": ends_at(AMD, 0x7),
+    "AMD without TopologyExtensions": ends_at(AMD, 0x7).drop(0x8000_001D, 0x8000_001E),
+}
