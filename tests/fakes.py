@@ -91,7 +91,7 @@ class FakeVm:
     def put(self, state) -> None:
         self._note(f"put {type(state).__name__}")
 
-    def create_vcpu(self, index: int) -> FakeVcpu:
+    def create_vcpu(self, index: int, hardware_id: int | None = None) -> FakeVcpu:
         self._note(f"vcpu {index}")
         return FakeVcpu(index, self.scripts[index] if index < len(self.scripts) else [])
 

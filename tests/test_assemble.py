@@ -3,7 +3,7 @@ import pytest
 
 from anyvisor import hookimpl
 from anyvisor.assemble import assemble
-from anyvisor.config import MachineConfig
+from anyvisor.config import MachineConfig, Topology
 from anyvisor.errors import ConfigError, PlanError, PluginError, Unsupported
 from anyvisor.facts import Capability
 from anyvisor.memory import GIB, MIB
@@ -188,3 +188,13 @@ def test_interrupt_chips_are_made_as_far_as_the_host_has_them(kernel):
     assert [type(state).__name__ for state in plan.vm_states_before] == ["Irqchip"]
 
 
+
+
+def test_cpuid_the_mp_table_and_the_apics_agree_on_apic_ids(kernel):
+    topology = Topology(sockets=2, cores=3, threads=1)
+    plan = assemble(MachineConfig(kernel=kernel, vcpus=6, topology=topology), FACTS)
+    table = MpTable.from_memory(plan.read, find_pointer(plan.read))
+    ids = [vcpu.hardware_id for vcpu in plan.vcpus]
+    assert ids == [0, 1, 2, 4, 5, 6]
+    assert [processor.apic_id for processor in table.processors] == ids
+    assert [vcpu.state(Cpuid)[1].ebx >> 24 for vcpu in plan.vcpus] == ids

@@ -22,8 +22,6 @@ def assemble(config: MachineConfig, facts: HostFacts, plugins: Plugins | None = 
     ConfigError and KernelImageError for what the user got wrong, PlanError when the pieces do not fit together,
     PluginError when a plugin returns something its hook does not allow.
     """
-    if config.kernel is None:
-        raise ConfigError("kernel: the configuration names no kernel to boot; set `kernel` to a bzImage or vmlinux")
     if config.vcpus > facts.max_vcpus:
         raise ConfigError(f"vcpus: {config.vcpus} are more than the {facts.backend} backend can run here ({facts.max_vcpus})")
     steps = Steps(plugins or default_plugins())

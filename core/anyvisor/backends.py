@@ -7,7 +7,7 @@ from typing import cast
 
 import attrs
 
-from anyvisor.errors import HypervisorUnavailable, PluginError
+from anyvisor.errors import AnyvisorError, HypervisorUnavailable, PluginError
 from anyvisor.facts import HostFacts
 from anyvisor.hypervisor import Hypervisor
 from anyvisor.plugins import Plugins, default_plugins, import_target
@@ -17,12 +17,13 @@ HOOK = "anyvisor_hypervisors"
 
 @attrs.frozen
 class BackendStatus:
-    """A backend as found here: whether it can be used, and if not, why and what to do."""
+    """A backend as found here: whether it can be used, and if not, why (`reason`) and what to do (`remedy`)."""
 
     name: str
     plugin: str
     available: bool
     reason: str = ""
+    remedy: str = ""
     facts: HostFacts | None = None
 
 
@@ -54,14 +55,21 @@ def hypervisors(plugins: Plugins | None = None) -> list[BackendStatus]:
         try:
             with _open(name, target, plugin) as hypervisor:
                 found.append(BackendStatus(name, plugin, True, facts=hypervisor.facts))
-        except (HypervisorUnavailable, PluginError) as error:
+        except HypervisorUnavailable as error:
+            found.append(BackendStatus(name, plugin, False, error.reason, error.remedy))
+        except AnyvisorError as error:
             found.append(BackendStatus(name, plugin, False, str(error)))
     return found
 
 
 def _open(name: str, target: str, plugin: str) -> Hypervisor:
     factory = import_target(target, f"backend {name} of plugin {plugin}")
-    return cast("Hypervisor", factory())
+    try:
+        return cast("Hypervisor", factory())
+    except AnyvisorError:
+        raise
+    except Exception as error:
+        raise PluginError(f"backend {name} of plugin {plugin} cannot be opened: {type(error).__name__}: {error}") from error
 
 
 def generic_facts(architecture: str = "x86_64") -> HostFacts:

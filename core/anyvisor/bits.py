@@ -14,7 +14,7 @@ A `Bits` *is* an int, so it goes wherever the register's raw value goes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast, overload
+from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -52,7 +52,11 @@ def bit(position: int) -> Field[bool]:
     return Field(position, 1, bool)
 
 
-def field(low: int, width: int, kind: Callable[[int], T] = cast("Callable[[int], T]", int)) -> Field[T]:
+@overload
+def field(low: int, width: int) -> Field[int]: ...
+@overload
+def field(low: int, width: int, kind: Callable[[int], T]) -> Field[T]: ...
+def field(low: int, width: int, kind: Callable[[int], Any] = int) -> Field[Any]:
     """`width` bits from bit `low` up, read as `kind` (int, or an IntEnum)."""
     return Field(low, width, kind)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from anyvisor.errors import ConfigError
 from anyvisor.memory import MIB, PAGE_BYTES, format_size, parse_size
 
 DEFAULT_COMMAND_LINE = "console=ttyS0 reboot=k panic=-1"
+DEFAULT_MEMORY_BYTES = 512 * MIB
 MAX_VCPUS = 254
 """The most vCPUs that 8-bit APIC ids and the MP table can name."""
 
@@ -87,7 +87,7 @@ class MachineConfig:
     kernel: Path | None = attrs.field(default=None, converter=_path)
     initrd: Path | None = attrs.field(default=None, converter=_path)
     command_line: str = attrs.field(default=DEFAULT_COMMAND_LINE, validator=_check_text)
-    memory: int = attrs.field(default="512M", converter=_size, validator=_check_memory)
+    memory: int = attrs.field(default=DEFAULT_MEMORY_BYTES, converter=_size, validator=_check_memory)
     vcpus: int = attrs.field(default=1, validator=_check_vcpus)
     topology: Topology = attrs.field(default=attrs.Factory(lambda self: _one_socket(self.vcpus), takes_self=True))
     unpack: bool = False
@@ -99,6 +99,13 @@ class MachineConfig:
             have = f"{self.topology.sockets} sockets x {self.topology.cores} cores x {self.topology.threads} threads"
             raise ConfigError(f"topology: {have} make {self.topology.vcpus} vCPUs, but vcpus is {self.vcpus}; make them agree")
 
+    @property
+    def kernel_path(self) -> Path:
+        """The kernel's path; ConfigError when the configuration names none."""
+        if self.kernel is None:
+            raise ConfigError("kernel: the configuration names no kernel to boot; set `kernel` to a bzImage or vmlinux")
+        return self.kernel
+
     def replace(self, **changes: Any) -> MachineConfig:
         """This configuration with some values changed; a new vCPU count without a topology gets the default one."""
         if "vcpus" in changes:
@@ -108,6 +115,8 @@ class MachineConfig:
     @classmethod
     def from_toml(cls, path: os.PathLike[str] | str) -> MachineConfig:
         """The configuration in a TOML file; paths in it are relative to the file. ConfigError says what is wrong where."""
+        import tomllib  # noqa: PLC0415 - only readers of files pay for it
+
         file = Path(path)
         try:
             data = tomllib.loads(file.read_text("utf-8"))

@@ -40,7 +40,15 @@ class PluginError(AnyvisorError):
 
 
 class HypervisorUnavailable(AnyvisorError):
-    """This hypervisor cannot be used here and now: absent, forbidden, or missing a capability it needs."""
+    """This hypervisor cannot be used here and now: absent, forbidden, or missing a capability it needs.
+
+    `reason` says why not, `remedy` what to do about it.
+    """
+
+    def __init__(self, reason: str, remedy: str = ""):
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(f"{reason}; {remedy}" if remedy else reason)
 
 
 class Unsupported(AnyvisorError):

@@ -74,8 +74,12 @@ class Vm(Protocol):
         """Set such a part; the first put of a chip creates it."""
         ...
 
-    def create_vcpu(self, index: int) -> Vcpu:
-        """A new vCPU in its architecture's reset state."""
+    def create_vcpu(self, index: int, hardware_id: int | None = None) -> Vcpu:
+        """A new vCPU in its architecture's reset state.
+
+        `hardware_id` is what the guest and its interrupt controllers call it (x86: the local APIC id); the index
+        if it is None.
+        """
         ...
 
     def set_irq(self, gsi: int, level: bool) -> None:

@@ -77,7 +77,7 @@ def _build(plan: BootPlan, vm: Vm, memory: GuestMemory) -> list[Vcpu]:
         vm.map_memory(ram)
     for state in plan.vm_states_before:
         vm.put(state)
-    vcpus = [vm.create_vcpu(vcpu.index) for vcpu in plan.vcpus]
+    vcpus = [vm.create_vcpu(vcpu.index, vcpu.hardware_id) for vcpu in plan.vcpus]
     for state in plan.vm_states_after:
         vm.put(state)
     for vcpu, wanted in zip(vcpus, plan.vcpus, strict=True):

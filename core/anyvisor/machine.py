@@ -149,7 +149,7 @@ class Machine:
             self.stop()
         finally:
             for console in self.consoles.values():
-                console.close("the machine was closed")
+                console.close("closed")
             self._owned.close()
 
     def _start_threads(self) -> None:
@@ -207,7 +207,7 @@ class Machine:
         self._end(Outcome("halted"))
         assert self.outcome is not None
         for console in self.consoles.values():
-            console.close(f"the machine ended: {self.outcome.reason}")
+            console.close(self.outcome.reason)
         try:
             self.plugins.hook.anyvisor_machine_stopped(machine=self, outcome=self.outcome)
         finally:

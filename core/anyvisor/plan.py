@@ -111,10 +111,14 @@ class DeviceSpec:
 
 @attrs.frozen
 class VcpuPlan:
-    """What one vCPU is given, in order: states as they are, and changes to what the hypervisor made."""
+    """What one vCPU is given, in order: states as they are, and changes to what the hypervisor made.
+
+    `hardware_id` is the number by which the guest and its interrupt controllers know it (x86: the local APIC id).
+    """
 
     index: int
     states: tuple[VcpuState | Change, ...]
+    hardware_id: int = attrs.field(default=attrs.Factory(lambda self: self.index, takes_self=True))
 
     def state(self, kind: type[VcpuState]) -> VcpuState | Change | None:
         """The planned state, or change to the state, of that type; None when the vCPU keeps its reset value."""
@@ -159,6 +163,8 @@ class BootPlan:
             self._check_in_ram(blob)
         if [vcpu.index for vcpu in self.vcpus] != list(range(len(self.vcpus))):
             raise PlanError(f"vCPUs must be numbered 0, 1, 2...; the plan has {[vcpu.index for vcpu in self.vcpus]}")
+        if len({vcpu.hardware_id for vcpu in self.vcpus}) < len(self.vcpus):
+            raise PlanError(f"two vCPUs share a hardware id: {[vcpu.hardware_id for vcpu in self.vcpus]}")
 
     def _check_in_ram(self, blob: Blob) -> None:
         region = blob.region

@@ -100,7 +100,7 @@ class Plugins:
 
     def register(self, plugin: object, name: str | None = None, entry: EntryPoint | None = None) -> None:
         """Add a plugin: a module, class instance or any namespace with hook implementations."""
-        title = name or getattr(plugin, "__name__", type(plugin).__name__)
+        title = name or str(getattr(plugin, "__name__", type(plugin).__name__))
         distribution = entry.dist.name if entry and entry.dist else ""
         version = entry.dist.version if entry and entry.dist else ""
         report = functools.partial(self._report, title, distribution=distribution, version=version)
@@ -108,7 +108,7 @@ class Plugins:
             registered = self.manager.register(plugin, title)
         except (pluggy.PluginValidationError, ValueError) as error:
             self.manager.unregister(plugin) if self.manager.is_registered(plugin) else None
-            report(f"refused: {error}")
+            report(f"refused: {' '.join(str(error).split())}")
             return
         hooks = self._check_hooks(plugin, report)
         module = plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__module__
@@ -168,7 +168,7 @@ def _sign(implementation: pluggy.HookImpl, hook: str) -> None:
             collected.append(Credit(hook, plugin, adjusts))
         return result
 
-    implementation.function = signed
+    implementation.function = signed  # type: ignore[misc]  # final for pluggy's own sake; it reads it at each call
 
 
 def load_plugins(extra: Sequence[object] = (), *, installed: bool = True) -> Plugins:
@@ -177,7 +177,7 @@ def load_plugins(extra: Sequence[object] = (), *, installed: bool = True) -> Plu
     found = list(entry_points(group=GROUP)) if installed else []
     own = {entry.value: entry for entry in found}
     for module in DEFAULTS:
-        _load(plugins, module.removeprefix("anyvisor_"), lambda module=module: importlib.import_module(module), own.get(module))
+        _load(plugins, module.removeprefix("anyvisor_"), functools.partial(importlib.import_module, module), own.get(module))
     for entry in found:
         if entry.value not in DEFAULTS:
             _load(plugins, entry.name, entry.load, entry)

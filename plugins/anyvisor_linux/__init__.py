@@ -31,7 +31,7 @@ def anyvisor_memory_layout(config: MachineConfig) -> Layout:
 @hookimpl(trylast=True)
 def anyvisor_load_kernel(config: MachineConfig, layout: Layout) -> Kernel:
     """A bzImage or an ELF vmlinux, at the address it asks for."""
-    return x86_64.image.load_kernel(config.kernel, layout, unpack=config.unpack)
+    return x86_64.image.load_kernel(config.kernel_path, layout, unpack=config.unpack)
 
 
 @hookimpl(trylast=True)
@@ -49,7 +49,7 @@ def anyvisor_page_tables(facts: HostFacts, layout: Layout) -> PageTables:
 @hookimpl(trylast=True)
 def anyvisor_mptable(config: MachineConfig, layout: Layout) -> FirmwareTables:
     """An MP table that names every vCPU by its APIC id."""
-    return x86_64.mptable.MpTable.for_topology(config.topology).at(layout.mptable, pointer=layout.ebda.start)
+    return x86_64.mptable.MpTable.for_topology(config.topology).at(layout.mptable, pointer=layout.mp_pointer)
 
 
 @hookimpl(trylast=True)

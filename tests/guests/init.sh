@@ -27,6 +27,10 @@ mount -t tmpfs shm /dev/shm
 mount -t devpts pts /dev/pts
 ifconfig lo 127.0.0.1 up
 
+# The host types on the console to keep the machine awake; nobody is to see that.
+stty -F /dev/console -echo
+cat /dev/console >/dev/null &
+
 while read -r module; do
 	insmod "/modules/$module.ko" || give_up "load $module"
 done </modules/order

@@ -24,8 +24,11 @@ COMPLAINTS = re.compile(
 )
 """What a kernel says of tables it does not believe, and of worse."""
 
-NOT_OURS = re.compile(rb"RETBleed|Spectre|Speculative|SRSO|WARNING: .*mitigation|x86/fpu", re.IGNORECASE)
-"""Complaints about the emulated processor's missing mitigations; no table of ours can help there."""
+NOT_OURS = re.compile(rb"RETBleed|Spectre|Speculative|A valid RSDP was not found", re.IGNORECASE)
+"""Complaints about mitigations that the emulated processor lacks, and about ACPI tables, which nobody has promised."""
+
+EMULATED_XSAVE = re.compile(rb"cut here \]-+[^\n]*\n[^\n]*XSAVE consistency problem.*?end trace", re.DOTALL)
+"""QEMU 7.2 forgets XCR0 in a guest's guest; a kernel that QEMU itself starts on this KVM says the same."""
 
 
 @pytest.fixture(scope="module")
@@ -36,39 +39,61 @@ def initrd(busybox, tmp_path_factory):
 
 
 def boot(kernel, initrd, **more):
-    command_line = f"{DEFAULT_COMMAND_LINE} 8250.nr_uarts=1"
+    command_line = f"{DEFAULT_COMMAND_LINE} quiet 8250.nr_uarts=1"
     return anyvisor.boot(
         MachineConfig(kernel=kernel, initrd=initrd, memory="256M", command_line=command_line, **more),
         backend="kvm",
     )
 
 
+class Stopwatch:
+    """Prints how long each stage of a boot took."""
+
+    def __init__(self):
+        self.began = time.monotonic()
+        self.stages = []
+
+    def __call__(self, stage):
+        now = time.monotonic()
+        self.stages.append(f"{stage} {now - self.began:.1f} s")
+        self.began = now
+
+    def __str__(self):
+        return ", ".join(self.stages)
+
+
 def converse(machine, version, vcpus=1):
     """Wait for userspace, type, read the kernel's log, and reboot; returns the log."""
+    stage = Stopwatch()
     found = machine.console.expect(re.compile(r"USERSPACE kernel=(\S+) cpus=(\d+)"), timeout=180)
     assert (found[1], int(found[2])) == (version, vcpus)
+    stage("userspace")
     machine.console.expect("guest# ", timeout=30)
     machine.console.write("echo $((6 * 7)) is the answer\n")
     machine.console.expect("\n42 is the answer", timeout=30)
+    stage("answer")
     machine.console.write("dmesg; echo END OF LOG $((1 + 1))\n")
-    log = machine.console.expect(re.compile(r"(?s)\[ +0\.0.*END OF LOG 2"), timeout=120)[0].encode()
+    machine.console.expect("END OF LOG 2", timeout=120)
+    log = machine.console.text.encode()
+    stage(f"log of {len(log)} bytes")
     machine.console.write("reboot -f\n")
     assert machine.wait(60).reason == "reset"
+    stage("reset")
+    print(stage)
     return log
 
 
 def complaints(log):
-    return [line for line in log.splitlines() if COMPLAINTS.search(line) and not NOT_OURS.search(line)]
+    believed = EMULATED_XSAVE.sub(b"", log)
+    return [line for line in believed.splitlines() if COMPLAINTS.search(line) and not NOT_OURS.search(line)]
 
 
 @pytest.mark.parametrize("unpack", [False, True], ids=["bzImage", "vmlinux"])
 @pytest.mark.parametrize("flavour", ["generic", "cloud"])
 def test_a_debian_kernel_boots_to_userspace_and_answers(flavour, unpack, initrd, request):
     kernel = request.getfixturevalue(f"{flavour}_kernel")
-    began = time.monotonic()
     with boot(kernel.vmlinuz, initrd, unpack=unpack) as machine:
         log = converse(machine, kernel.version)
-    print(f"{flavour} {'vmlinux' if unpack else 'bzImage'}: {time.monotonic() - began:.1f} s")
     assert not complaints(log)
 
 
