@@ -13,6 +13,8 @@ def tiny_elf(path: Path, code: bytes, *, memory_bytes: int = 0x1000) -> Path:
         "<16sHHIQQQIHHHHHH",
         b"\x7fELF\x02\x01\x01".ljust(16, b"\0"), 2, 62, 1, LOAD_ADDRESS, 64, 0, 0, 64, 56, 1, 0, 0, 0,
     )  # fmt: skip
-    segment = struct.pack("<IIQQQQQQ", 1, 5, offset, LOAD_ADDRESS, LOAD_ADDRESS, len(code), max(memory_bytes, len(code)), 0x1000)
+    segment = struct.pack(
+        "<IIQQQQQQ", 1, 5, offset, LOAD_ADDRESS, LOAD_ADDRESS, len(code), max(memory_bytes, len(code)), 0x1000
+    )
     path.write_bytes((header + segment).ljust(offset, b"\0") + code)
     return path

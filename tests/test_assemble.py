@@ -7,9 +7,8 @@ from anyvisor.config import MachineConfig, Topology
 from anyvisor.errors import ConfigError, PlanError, PluginError, Unsupported
 from anyvisor.facts import Capability
 from anyvisor.memory import GIB, MIB
-from anyvisor.plan import Blob, BootPlan, DeviceSpec
+from anyvisor.plan import BootPlan, DeviceSpec
 from anyvisor.plugins import load_plugins
-from anyvisor.states import Change
 from anyvisor.x86_64.cpuid import Cpuid
 from anyvisor.x86_64.features import Feature
 from anyvisor.x86_64.gdt import BOOT_GDT, Gdt
@@ -30,7 +29,10 @@ def kernel(tmp_path):
 
 def with_plugin(**hooks):
     """A plugin manager with the defaults and one plugin of those hook functions."""
-    return load_plugins([type("Mine", (), {name: staticmethod(function) for name, function in hooks.items()})()], installed=False)
+    return load_plugins(
+        [type("Mine", (), {name: staticmethod(function) for name, function in hooks.items()})()],
+        installed=False,
+    )
 
 
 def test_a_plan_needs_no_hypervisor_and_survives_json(kernel):
@@ -85,7 +87,7 @@ def test_the_plan_follows_capabilities_and_never_a_backends_name(kernel):
 @pytest.mark.parametrize("memory", [64 * MIB, 512 * MIB, 3 * GIB - 4096, 3 * GIB, 3 * GIB + 4096, 8 * GIB, 1 << 40])
 def test_any_amount_of_ram_is_planned_and_mapped(kernel, memory):
     config = MachineConfig(kernel=kernel, memory=memory)
-    plan = assemble(config, attrs.evolve(FACTS, physical_address_bits=48))
+    plan = assemble(config, FACTS)
     assert sum(region.size_bytes for region in plan.ram) == memory
     root = plan.vcpus[0].state(Sregs).fields["cr3"]
     for region in plan.ram:
@@ -168,6 +170,11 @@ def test_devices_of_all_plugins_are_joined(kernel):
     assert "serial0" in names
 
 
+def test_ram_beyond_the_processors_addresses_is_refused(kernel):
+    with pytest.raises(ConfigError, match="beyond the 36 address bits of the none backend's processor"):
+        assemble(MachineConfig(kernel=kernel, memory=64 * GIB), attrs.evolve(FACTS, physical_address_bits=36))
+
+
 def test_without_a_kernel_there_is_nothing_to_boot():
     with pytest.raises(ConfigError, match="names no kernel"):
         assemble(MachineConfig(), FACTS)
@@ -186,8 +193,6 @@ def test_an_architecture_without_boot_steps_is_told(kernel):
 def test_interrupt_chips_are_made_as_far_as_the_host_has_them(kernel):
     plan = assemble(MachineConfig(kernel=kernel), attrs.evolve(FACTS, capabilities=frozenset({Capability.IRQCHIP})))
     assert [type(state).__name__ for state in plan.vm_states_before] == ["Irqchip"]
-
-
 
 
 def test_cpuid_the_mp_table_and_the_apics_agree_on_apic_ids(kernel):

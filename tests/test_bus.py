@@ -50,9 +50,7 @@ def test_a_second_range_can_go_on_counting_from_the_first():
     assert device.seen == [(4, 1), (0x2003, 1)]
 
 
-@pytest.mark.parametrize(
-    ("size_bytes", "ones"), [(1, 0xFF), (2, 0xFFFF), (4, 0xFFFFFFFF), (8, 0xFFFFFFFFFFFFFFFF)]
-)
+@pytest.mark.parametrize(("size_bytes", "ones"), [(1, 0xFF), (2, 0xFFFF), (4, 0xFFFFFFFF), (8, 0xFFFFFFFFFFFFFFFF)])
 def test_what_nobody_claims_reads_as_all_ones_and_is_remembered(size_bytes, ones):
     bus = Bus()
     assert bus.read_mmio(0xFEE00000, size_bytes) == ones
@@ -77,11 +75,7 @@ def test_a_device_that_answers_too_much_is_cut_off(value):
     bus.add_ports(Region(0x10, 1), device)
     bus.add_mmio(Region(0x10, 8), device)
     for size_bytes in (1, 2, 4, 8):
-        assert (
-            bus.read_mmio(0x10, size_bytes)
-            == bus.read_port(0x10, size_bytes)
-            == value % (1 << 8 * size_bytes)
-        )
+        assert bus.read_mmio(0x10, size_bytes) == bus.read_port(0x10, size_bytes) == value % (1 << 8 * size_bytes)
 
 
 @pytest.mark.parametrize("start", [0x3F1, 0x3F8, 0x3FF])

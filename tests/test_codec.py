@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from anyvisor.bits import Bits
 from anyvisor.codec import class_named, name_of, named, to_data
 from anyvisor.errors import PlanError
-from anyvisor.facts import HostFacts
+from anyvisor.facts import Capability, HostFacts
 from anyvisor.plan import BootPlan, VcpuPlan
 from anyvisor.states import Change, State, VcpuState, VmState
 from anyvisor.x86_64 import state as x86_64_state
@@ -73,7 +73,7 @@ def test_every_state_of_x86_64_is_tried():
 
 
 @pytest.mark.parametrize("kind", STATES, ids=lambda each: each.__name__)
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_state_survives_json_under_its_base_and_under_its_own_name(kind, data):
     value = data.draw(values(kind))
@@ -87,7 +87,7 @@ def test_a_state_survives_json_under_its_base_and_under_its_own_name(kind, data)
 @pytest.mark.parametrize(
     "kind", [each for each in STATES if issubclass(each, VcpuState)], ids=lambda each: each.__name__
 )
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_change_survives_json_with_its_fields_own_types(kind, data):
     state = data.draw(values(kind))
@@ -118,12 +118,10 @@ def test_a_plan_with_changes_survives_json():
 def test_facts_survive_json_and_are_written_the_same_each_time():
     facts = full_facts()
     assert same(HostFacts.from_json(facts.to_json()), facts)
-    assert json.loads(facts.to_json())["capabilities"] == ["irqchip", "kick"]
+    assert json.loads(facts.to_json())["capabilities"] == sorted(each.value for each in Capability)
 
 
-@pytest.mark.parametrize(
-    "name", ["aarch64.Nonsense", "x86_64", "", "os.path", "x86_64.state", "../x.Y", "no.Such"]
-)
+@pytest.mark.parametrize("name", ["aarch64.Nonsense", "x86_64", "", "os.path", "x86_64.state", "../x.Y", "no.Such"])
 def test_a_name_that_nobody_defines_is_refused(name):
     with pytest.raises(PlanError, match="no state type is called"):
         class_named(name)
@@ -155,9 +153,7 @@ def test_a_stranger_s_state_is_read_and_written_by_its_name():
 
 
 def test_reading_a_plan_needs_no_state_type_imported_before():
-    program = (
-        "import sys; from anyvisor.plan import BootPlan; BootPlan.from_json(sys.stdin.read()); print('read')"
-    )
+    program = "import sys; from anyvisor.plan import BootPlan; BootPlan.from_json(sys.stdin.read()); print('read')"
     command = [sys.executable, "-c", program]
     assert subprocess.check_output(command, input=full_plan().to_json(), text=True, timeout=60) == "read\n"
 

@@ -96,7 +96,7 @@ PLAN_DATA = json.loads(full_plan().to_json())
 FACTS_DATA = json.loads(full_facts().to_json())
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_a_hostile_plan_or_facts_gives_a_plan_error_or_a_value(data):
     kind, good = data.draw(st.sampled_from([(BootPlan, PLAN_DATA), (HostFacts, FACTS_DATA)]))

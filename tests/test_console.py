@@ -67,9 +67,7 @@ def test_a_character_split_between_two_outputs_is_found():
 def test_a_timeout_shows_the_last_lines_and_nothing_that_could_harm_a_terminal():
     console = Console("serial0")
     console.output(b"".join(b"line %d\r\n" % number for number in range(100)) + b"\x1b]0;evil\x07 panic")
-    with pytest.raises(
-        ExpectError, match=r"console serial0: waited for 'login: ', but 0\.05 s are over"
-    ) as caught:
+    with pytest.raises(ExpectError, match=r"console serial0: waited for 'login: ', but 0\.05 s are over") as caught:
         console.expect("login: ", timeout=0.05)
     lines = str(caught.value).split("\n  | ")
     assert lines[1:] == [*(f"line {number}" for number in range(81, 100)), r"\x1b]0;evil\x07 panic"]

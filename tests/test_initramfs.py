@@ -154,9 +154,7 @@ def test_the_order_of_adding_does_not_show():
 
 
 def test_a_later_entry_replaces_an_earlier_one():
-    archive = (
-        Initramfs().file("/init", b"old").symlink("/init", "sbin/init").directory("/e").directory("/e", 0o700)
-    )
+    archive = Initramfs().file("/init", b"old").symlink("/init", "sbin/init").directory("/e").directory("/e", 0o700)
     again = Initramfs().symlink("/init", "sbin/init").directory("/e", 0o700)
     assert archive.to_bytes() == again.to_bytes()
 
@@ -214,9 +212,7 @@ def test_host_sources_that_are_no_files_are_refused(tmp_path):
         Initramfs().tree(tmp_path)
 
 
-NAMES = st.text("abcABC019._-+ äß€", min_size=1, max_size=12).filter(
-    lambda n: n not in {".", ".."} and n.strip()
-)
+NAMES = st.text("abcABC019._-+ äß€", min_size=1, max_size=12).filter(lambda n: n not in {".", ".."} and n.strip())
 
 
 @given(st.dictionaries(NAMES, st.binary(max_size=40), max_size=6))

@@ -110,7 +110,10 @@ def test_the_machine_is_halted_when_every_vcpu_has_halted():
         assert made.start().wait(5).reason == "halted"
 
 
-@pytest.mark.parametrize("exit_", [Shutdown(), FailEntry(0x80000021), InternalError(1, (2, 3)), UnknownExit(99, "?"), SystemEvent("crash")])
+@pytest.mark.parametrize(
+    "exit_",
+    [Shutdown(), FailEntry(0x80000021), InternalError(1, (2, 3)), UnknownExit(99, "?"), SystemEvent("crash")],
+)
 def test_a_death_is_a_guest_error_with_the_exit_and_the_registers(exit_):
     with machine([], [exit_]) as made:
         with pytest.raises(GuestError) as caught:
@@ -163,7 +166,7 @@ def test_a_vcpu_may_stop_its_own_machine():
 
 
 def test_wait_times_out_with_what_the_machine_is_doing():
-    with machine(vcpus=1) as made, pytest.raises(TimeoutError, match="still running after 0.05 seconds"):
+    with machine(vcpus=1) as made, pytest.raises(TimeoutError, match=r"still running after 0\.05 seconds"):
         made.start().wait(0.05)
 
 

@@ -46,9 +46,7 @@ def test_sizes_are_read_with_their_units(text, size):
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize(
-    "text", ["", "M", "1.5G", "-1", "1P", "12 34", "0x1000", "512 megabytes", True, None, 1.5]
-)
+@pytest.mark.parametrize("text", ["", "M", "1.5G", "-1", "1P", "12 34", "0x1000", "512 megabytes", True, None, 1.5])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ValueError, match="is not a size; write bytes or a number with K, M, G or T"):
         parse_size(text)

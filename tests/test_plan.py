@@ -19,13 +19,20 @@ def plan(*blobs, **more):
 
 
 def test_overlapping_blobs_are_refused_naming_both():
-    with pytest.raises(PlanError, match=r"mptable 0x9f000-0x9fd2f overlaps ebda 0x9fc00-0x9ffff; move one in anyvisor_memory_layout"):
+    with pytest.raises(
+        PlanError,
+        match=r"mptable 0x9f000-0x9fd2f overlaps ebda 0x9fc00-0x9ffff; move one in anyvisor_memory_layout",
+    ):
         plan(Blob("mptable", 0x9F000, bytes(0xD30)), Blob("ebda", 0x9FC00, bytes(0x400)))
 
 
 def test_a_blob_inside_another_is_found_behind_a_third():
-    with pytest.raises(PlanError, match="kernel .* overlaps late"):
-        plan(Blob("kernel", 0x100000, bytes(16), size_bytes=8 * MIB), Blob("early", 64, b"x"), Blob("late", 0x200000, b"x"))
+    with pytest.raises(PlanError, match=r"kernel .* overlaps late"):
+        plan(
+            Blob("kernel", 0x100000, bytes(16), size_bytes=8 * MIB),
+            Blob("early", 64, b"x"),
+            Blob("late", 0x200000, b"x"),
+        )
 
 
 def test_neighbours_may_touch_and_empty_blobs_lie_anywhere():
@@ -34,17 +41,17 @@ def test_neighbours_may_touch_and_empty_blobs_lie_anywhere():
 
 @pytest.mark.parametrize("address", [64 * MIB - 1, 64 * MIB, 2 * GIB, (1 << 64) - 1])
 def test_pieces_outside_ram_are_refused(address):
-    with pytest.raises(PlanError, match="initrd .* is outside RAM"):
+    with pytest.raises(PlanError, match=r"initrd .* is outside RAM"):
         plan(Blob("initrd", address, b"xy"))
 
 
 def test_pieces_over_the_mmio_gap_are_refused_by_its_name():
-    with pytest.raises(PlanError, match="initrd .* lies over the MMIO gap"):
+    with pytest.raises(PlanError, match=r"initrd .* lies over the MMIO gap"):
         plan(Blob("initrd", 3 * GIB - 1, b"xy"))
 
 
 def test_ram_over_the_gap_is_refused():
-    with pytest.raises(PlanError, match="RAM .* overlaps MMIO gap"):
+    with pytest.raises(PlanError, match=r"RAM .* overlaps MMIO gap"):
         BootPlan(architecture="x86_64", ram=(Region(0, 4 * GIB, "RAM"),), reserved=(GAP,))
 
 
@@ -72,8 +79,18 @@ def full_plan(tmp_path):
         Blob("gdt", 0x500, b"\x01\x02", provided_by="linux"),
         Blob("kernel", 0x100000, FileSlice.whole(file), size_bytes=MIB),
         vm_states_before=(Irqchip(), Pit()),
-        vcpus=(VcpuPlan(0, (Regs(rip=0x100200, rflags=2), Change(Sregs, cr3=0x9000), boot_lapic(boot_processor=True))),),
-        devices=(DeviceSpec("serial", "serial0", ports=(Region(0x3F8, 8, "serial0"),), gsi=4, settings={"console": "serial0", "n": 1}),),
+        vcpus=(
+            VcpuPlan(0, (Regs(rip=0x100200, rflags=2), Change(Sregs, cr3=0x9000), boot_lapic(boot_processor=True))),
+        ),
+        devices=(
+            DeviceSpec(
+                "serial",
+                "serial0",
+                ports=(Region(0x3F8, 8, "serial0"),),
+                gsi=4,
+                settings={"console": "serial0", "n": 1},
+            ),
+        ),
         steps=(Step("anyvisor_gdt", "linux", ("mine",)),),
     )
 
@@ -119,7 +136,12 @@ def test_text_that_is_no_plan_is_refused(text):
 
 def test_describe_lists_everything_in_address_order_with_providers(tmp_path):
     lines = full_plan(tmp_path).describe().splitlines()
-    assert [line.split("  ", 1)[1].strip() for line in lines] == ["RAM (64M)", "gdt  [linux]", "kernel", "MMIO gap"]
+    assert [line.split("  ", 1)[1].strip() for line in lines] == [
+        "RAM (64M)",
+        "gdt  [linux]",
+        "kernel",
+        "MMIO gap",
+    ]
     assert [int(line.split()[0], 16) for line in lines] == [0, 0x500, 0x100000, 3 * GIB]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from anyvisor import hookimpl, hookspecs
 from anyvisor.errors import ConfigError, PluginError
-from anyvisor.plugins import DEFAULTS, PluginWarning, Plugins, crediting, import_target, load_plugins
+from anyvisor.plugins import DEFAULTS, Plugins, PluginWarning, crediting, import_target, load_plugins
 
 
 def install(folder, monkeypatch, name, code, entry=None):
@@ -58,15 +58,28 @@ def test_a_broken_plugin_is_reported_by_name_and_not_fatal(tmp_path, monkeypatch
     with pytest.warns(PluginWarning, match="stranger_broken"):
         plugins = load_plugins()
     (problem,) = plugins.problems
-    assert (problem.name, problem.distribution, problem.version) == ("stranger_broken", "stranger_broken", "1.2.3")
+    assert (problem.name, problem.distribution, problem.version) == (
+        "stranger_broken",
+        "stranger_broken",
+        "1.2.3",
+    )
     assert cause in problem.cause
     assert set(DEFAULTS) <= {info.module for info in plugins.infos}
 
 
 def test_a_misspelt_hook_is_reported_with_the_likely_one(tmp_path, monkeypatch):
-    code = "from anyvisor import hookimpl\n@hookimpl\ndef anyvisor_gtd(): return 1\n@hookimpl\ndef anyvisor_gdt(): return 2"
+    code = """
+        from anyvisor import hookimpl
+        @hookimpl
+        def anyvisor_gtd(): return 1
+        @hookimpl
+        def anyvisor_gdt(): return 2
+    """
     install(tmp_path, monkeypatch, "stranger_typo", code)
-    with pytest.warns(PluginWarning, match="there is no hook anyvisor_gtd, so it is never called; did you mean anyvisor_gdt?"):
+    with pytest.warns(
+        PluginWarning,
+        match="there is no hook anyvisor_gtd, so it is never called; did you mean anyvisor_gdt?",
+    ):
         plugins = load_plugins()
     assert plugins.hook.anyvisor_gdt(config=None, layout=None) == 2
 

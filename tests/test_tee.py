@@ -74,9 +74,7 @@ def test_a_full_pipe_stops_neither_the_guest_nor_the_end_and_is_told_what_it_mis
     told = [int(count) for count in re.findall(NOTICE, got)]
     numbers = [line for line in got.split(b"\n") if len(line) == 9 and line.isdigit()]
     assert sum(told) == tee.missed_bytes > 0
-    assert len(re.sub(NOTICE, b"", got)) + tee.missed_bytes == 200_000, (
-        "each byte is passed on or told to be missing"
-    )
+    assert len(re.sub(NOTICE, b"", got)) + tee.missed_bytes == 200_000, "each byte is passed on or told to be missing"
     assert numbers == sorted(numbers)
 
 

@@ -34,9 +34,7 @@ class Struct(ctypes.Structure):
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if isinstance(value, int) and getattr(self, name) != value:
-            raise HypervisorError(
-                type(self).__name__, errno.EINVAL, f"{name}={value:#x} does not fit in its field"
-            )
+            raise HypervisorError(type(self).__name__, errno.EINVAL, f"{name}={value:#x} does not fit in its field")
 
 
 def alike(kind: Any, names: str) -> list[tuple[str, Any]]:

@@ -44,9 +44,7 @@ REMEDIES[errno.EPERM] = REMEDIES[errno.EACCES]
 REMEDIES[errno.ENODEV] = REMEDIES[errno.ENXIO]
 
 
-def open_kvm(
-    device: os.PathLike[str] | str = DEVICE, *, kick_signal: int | None = KICK_SIGNAL
-) -> KvmHypervisor:
+def open_kvm(device: os.PathLike[str] | str = DEVICE, *, kick_signal: int | None = KICK_SIGNAL) -> KvmHypervisor:
     """Open KVM; HypervisorUnavailable, saying what to do about it, when it cannot be used here and now.
 
     `kick_signal` is the signal that makes a vCPU leave the guest. It never reaches a handler: each thread
@@ -108,9 +106,7 @@ def _open(device: os.PathLike[str] | str, architecture: Architecture) -> KvmFd:
 
 def _unavailable(device: os.PathLike[str] | str, error: OSError) -> HypervisorUnavailable:
     remedy = REMEDIES.get(error.errno or 0, "see the kernel's log (dmesg) for why")
-    return HypervisorUnavailable(
-        f"KVM cannot be opened: {os.fspath(device)}: {os.strerror(error.errno or 0)}", remedy
-    )
+    return HypervisorUnavailable(f"KVM cannot be opened: {os.fspath(device)}: {os.strerror(error.errno or 0)}", remedy)
 
 
 def _check(kvm: KvmFd, device: os.PathLike[str] | str, architecture: Architecture) -> None:
@@ -124,9 +120,7 @@ def _check(kvm: KvmFd, device: os.PathLike[str] | str, architecture: Architectur
             "run a Linux kernel with the stable KVM API (2.6.22 or later)",
         )
     if missing := [cap.name for cap in architecture.required if not kvm.has(cap)]:
-        raise HypervisorUnavailable(
-            f"KVM at {os.fspath(device)} lacks {', '.join(missing)}", "run a newer kernel"
-        )
+        raise HypervisorUnavailable(f"KVM at {os.fspath(device)} lacks {', '.join(missing)}", "run a newer kernel")
 
 
 def _host(kvm: KvmFd, architecture: Architecture, kick_signal: int | None) -> Host:

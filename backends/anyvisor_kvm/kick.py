@@ -52,9 +52,7 @@ class Kicker:
         if self._closed:
             raise HypervisorError("KVM_RUN", errno.EBADF, f"{self._fd.subject} is closed")
         if self._runner is not None:
-            raise HypervisorError(
-                "KVM_RUN", errno.EBUSY, f"{self._fd.subject} is in run already; kick it and wait"
-            )
+            raise HypervisorError("KVM_RUN", errno.EBUSY, f"{self._fd.subject} is in run already; kick it and wait")
 
     def enter(self) -> None:
         """The calling thread is about to run the guest. Must be followed by `leave`, whatever happens."""
@@ -108,8 +106,8 @@ class Kicker:
             self._page[IMMEDIATE_EXIT] = 0
 
     @contextlib.contextmanager
-    def without_entering(self) -> Iterator[None]:
-        """For one KVM_RUN that returns before it enters the guest; kicks stay as they are."""
+    def staying_out(self) -> Iterator[None]:
+        """KVM_RUN finishes what is half done and does not enter the guest; kicks are kept for later."""
         self._page[IMMEDIATE_EXIT] = 1
         try:
             yield

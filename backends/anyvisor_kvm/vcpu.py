@@ -6,8 +6,9 @@ KVM and the bus. `fcntl.ioctl` without a third argument costs a third of a ctype
 exit lies where KVM has put it for every kernel yet, one page into the mapping; anything else (strings, other
 places, odd sizes) takes the slow road.
 
-When KVM_RUN is called again after a read, KVM takes the answer from the run page before it looks for kicks.
-So a vCPU that was kicked has no half-done I/O left, and its state can be read.
+An I/O exit is only half an access: KVM finishes it (takes the answer of a read, moves RIP on) when KVM_RUN is
+called again, before it looks for kicks. So a vCPU that was kicked has nothing half done, and its state can be
+read and put. When a device raises, the access is finished in the same way before `run` passes the error on.
 """
 
 from __future__ import annotations
@@ -91,15 +92,22 @@ class KvmVcpu:
         self._kicker.check()
         try:
             self._kicker.enter()
-            self._synced.running()
-            found = self._loop(bus)
-            self._synced.ran()
-            return found
-        except BaseException:
-            self._finish_access()
-            raise
+            return self._run(bus)
         finally:
             self._kicker.leave()
+
+    def _run(self, bus: Bus) -> Exit:
+        self._synced.running()
+        try:
+            found = self._loop(bus)
+        except BaseException:
+            with self._kicker.staying_out(), contextlib.suppress(Exception):
+                self._loop(bus)
+            raise
+        self._synced.ran()
+        if isinstance(found, Kicked):
+            self._kicker.kicked()
+        return found
 
     def _loop(self, bus: Bus) -> Exit:  # noqa: PLR0912 - a call for each exit costs as much as all of this
         number, ring, page = self._fd.number, self._ring, self._page
@@ -137,10 +145,6 @@ class KvmVcpu:
             else:
                 return decode(page)
 
-    def _finish_access(self) -> None:
-        with self._kicker.without_entering(), contextlib.suppress(OSError):
-            ioctl(self._fd.number, RUN)
-
     def _stopped(self, error: OSError, bus: Bus) -> Exit | None:
         """What to make of a KVM_RUN that failed: an exit, None to try again, or HypervisorError."""
         faulted = self._page.u32[EXIT_REASON_U32] == ExitReason.MEMORY_FAULT
@@ -153,7 +157,6 @@ class KvmVcpu:
             self._ring.drain(self._page, bus)
         if error.errno == errno.EAGAIN:  # it was waiting for its SIPI, which has come
             return None
-        self._kicker.kicked()
         return Kicked()
 
     def kick(self) -> None:

@@ -131,9 +131,7 @@ class KvmVm:
         """Signal an eventfd on guest writes to `region`, or only on those of the value `match`."""
         self._ioeventfd(fd, region, match, KVM_IOEVENTFD_FLAG_PIO if port else 0)
 
-    def remove_ioeventfd(
-        self, fd: int, region: Region, *, port: bool = False, match: int | None = None
-    ) -> None:
+    def remove_ioeventfd(self, fd: int, region: Region, *, port: bool = False, match: int | None = None) -> None:
         """Undo `add_ioeventfd`."""
         flags = KVM_IOEVENTFD_FLAG_DEASSIGN | (KVM_IOEVENTFD_FLAG_PIO if port else 0)
         self._ioeventfd(fd, region, match, flags)

@@ -10,6 +10,7 @@ from anyvisor.codec import ARCHITECTURES
 from anyvisor.config import MachineConfig
 from anyvisor.errors import ConfigError, PluginError, Unsupported
 from anyvisor.facts import HostFacts
+from anyvisor.memory import format_size
 from anyvisor.plan import BootPlan, Step
 from anyvisor.plugins import Credit, Plugins, crediting, default_plugins
 
@@ -23,15 +24,28 @@ def assemble(config: MachineConfig, facts: HostFacts, plugins: Plugins | None = 
     PluginError when a plugin returns something its hook does not allow.
     """
     if config.vcpus > facts.max_vcpus:
-        raise ConfigError(f"vcpus: {config.vcpus} are more than the {facts.backend} backend can run here ({facts.max_vcpus})")
+        raise ConfigError(
+            f"vcpus: {config.vcpus} are more than the {facts.backend} backend can run here ({facts.max_vcpus})"
+        )
     steps = Steps(plugins or default_plugins())
     plan = cast("BootPlan", boot_module(facts.architecture).assemble(config, facts, steps))
+    _check_addresses(plan, facts)
     steps.look("anyvisor_plan_ready", plan=plan)
     return plan
 
 
+def _check_addresses(plan: BootPlan, facts: HostFacts) -> None:
+    limit = 1 << facts.physical_address_bits
+    for region in plan.ram:
+        if region.end > limit:
+            raise ConfigError(
+                f"memory: {region} ends beyond the {facts.physical_address_bits} address bits of the {facts.backend} "
+                f"backend's processor ({format_size(limit)}); give the machine less"
+            )
+
+
 def boot_module(architecture: str) -> ModuleType:
-    """The module `anyvisor.<architecture>.boot`; Unsupported for an architecture that anyvisor has no boot steps for."""
+    """The module `anyvisor.<architecture>.boot`; Unsupported when there is none."""
     if architecture not in ARCHITECTURES:
         raise Unsupported(f"no boot steps for the architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")
     return importlib.import_module(f"anyvisor.{architecture}.boot")
@@ -99,7 +113,9 @@ class Steps:
     def _check(self, hook: str, value: object, kind: Any) -> None:
         if not isinstance(value, kind):
             wanted = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
-            raise PluginError(f"plugin {self.provider(hook)} returned a {type(value).__name__} from {hook}, which wants a {wanted}")
+            raise PluginError(
+                f"plugin {self.provider(hook)} returned a {type(value).__name__} from {hook}, which wants a {wanted}"
+            )
 
 
 def _step(hook: str, credits_: list[Credit]) -> Step:

@@ -36,7 +36,9 @@ def open_hypervisor(name: str = "auto", plugins: Plugins | None = None) -> Hyper
     targets = plugins.names_from(HOOK)
     if name != "auto":
         if name not in targets:
-            raise HypervisorUnavailable(f"there is no backend {name!r}; installed are {', '.join(sorted(targets)) or 'none'}")
+            raise HypervisorUnavailable(
+                f"there is no backend {name!r}; installed are {', '.join(sorted(targets)) or 'none'}"
+            )
         return _open(name, *targets[name])
     reasons = []
     for each, (target, plugin) in targets.items():
@@ -69,7 +71,9 @@ def _open(name: str, target: str, plugin: str) -> Hypervisor:
     except AnyvisorError:
         raise
     except Exception as error:
-        raise PluginError(f"backend {name} of plugin {plugin} cannot be opened: {type(error).__name__}: {error}") from error
+        raise PluginError(
+            f"backend {name} of plugin {plugin} cannot be opened: {type(error).__name__}: {error}"
+        ) from error
 
 
 def generic_facts(architecture: str = "x86_64") -> HostFacts:

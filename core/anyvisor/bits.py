@@ -37,6 +37,7 @@ class Field(Generic[T]):
     @overload
     def __get__(self, instance: Bits, owner: type) -> T: ...
     def __get__(self, instance: Bits | None, owner: type) -> Self | T:
+        """The field of a value, or the `Field` itself when asked of the class."""
         return self if instance is None else self.kind((int(instance) & self.mask) >> self.low)
 
     def place(self, value: Any) -> int:
@@ -71,6 +72,7 @@ class Bits(int):
         cls.fields = {**cls.fields, **declared}
 
     def __new__(cls, value: int = 0, /, **fields: Any) -> Self:
+        """`value` with the named fields set."""
         return int.__new__(cls, cls._with(int(value), fields))
 
     @classmethod

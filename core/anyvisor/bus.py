@@ -70,9 +70,7 @@ class Bus:
         for port in ports:
             if port in self._port_names:
                 taken_by = self._port_names[port] or "a device without a name"
-                raise PlanError(
-                    f"ports {region} are claimed twice: {taken_by} has port {port:#x}; move one of them"
-                )
+                raise PlanError(f"ports {region} are claimed twice: {taken_by} has port {port:#x}; move one of them")
         for port in ports:
             self._port_reads[port] = (port - region.start + offset, device.read)
             self._port_writes[port] = (port - region.start + offset, device.write)

@@ -58,9 +58,7 @@ def class_named(name: str) -> type:
     if name not in _by_name and architecture in ARCHITECTURES:
         _import_states(architecture)
     if name not in _by_name:
-        raise PlanError(
-            f"no state type is called {name[:80]!r}; the plugin that defines it is not installed here"
-        )
+        raise PlanError(f"no state type is called {name[:80]!r}; the plugin that defines it is not installed here")
     return _by_name[name]
 
 

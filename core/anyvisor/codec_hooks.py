@@ -64,9 +64,7 @@ def _write(made: cattrs.Converter) -> None:
     made.register_unstructure_hook(Path, os.fspath)
     made.register_unstructure_hook_func(_is(frozenset), lambda values: sorted(map(made.unstructure, values)))
     made.register_unstructure_hook_factory(_is_state, lambda kind: _write_state(made, kind))
-    made.register_unstructure_hook_func(
-        lambda kind: kind is Change, lambda change: _write_change(made, change)
-    )
+    made.register_unstructure_hook_func(lambda kind: kind is Change, lambda change: _write_change(made, change))
 
 
 def _write_state(made: cattrs.Converter, kind: type) -> Callable[[Any], Any]:
@@ -225,8 +223,7 @@ def _change(made: cattrs.Converter, data: Any) -> Change:
     kind = _state_type(found["kind"], VcpuState)
     kinds = _field_types(kind)
     fields = {
-        name: _named(made, name, value, kinds.get(name, Any))
-        for name, value in _mapping(found["fields"]).items()
+        name: _named(made, name, value, kinds.get(name, Any)) for name, value in _mapping(found["fields"]).items()
     }
     return Change(kind, **fields)
 

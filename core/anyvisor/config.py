@@ -30,16 +30,23 @@ def _path(path: os.PathLike[str] | str | None) -> Path | None:
 
 def _check_memory(_: object, __: object, size_bytes: int) -> None:
     if size_bytes < MIB:
-        raise ConfigError(f"memory: {format_size(size_bytes)} is too little to boot anything; give at least 1M (a Linux kernel wants 64M)")
+        raise ConfigError(
+            f"memory: {format_size(size_bytes)} is too little to boot; give at least 1M (a Linux kernel wants 64M)"
+        )
     if size_bytes % PAGE_BYTES:
-        raise ConfigError(f"memory: {size_bytes} bytes is not a whole number of {PAGE_BYTES}-byte pages; use {size_bytes // PAGE_BYTES * PAGE_BYTES}")
+        raise ConfigError(
+            f"memory: {size_bytes} bytes is not a whole number of {PAGE_BYTES}-byte pages; "
+            f"use {size_bytes // PAGE_BYTES * PAGE_BYTES}"
+        )
     if size_bytes > 1 << 46:
-        raise ConfigError(f"memory: {format_size(size_bytes)} is more than x86_64 or aarch64 processors can address; give less than 64T")
+        raise ConfigError(f"memory: {format_size(size_bytes)} is more than processors can address; give less than 64T")
 
 
 def _check_vcpus(_: object, __: object, vcpus: int) -> None:
     if not isinstance(vcpus, int) or not 1 <= vcpus <= MAX_VCPUS:
-        raise ConfigError(f"vcpus: {vcpus!r} is not a number of vCPUs; give 1 to {MAX_VCPUS} (8-bit APIC ids end there)")
+        raise ConfigError(
+            f"vcpus: {vcpus!r} is not a number of vCPUs; give 1 to {MAX_VCPUS} (8-bit APIC ids end there)"
+        )
 
 
 def _check_text(_: object, __: object, text: str) -> None:
@@ -48,7 +55,9 @@ def _check_text(_: object, __: object, text: str) -> None:
     try:
         text.encode("ascii")
     except UnicodeEncodeError as error:
-        raise ConfigError(f"command_line: {text[error.start]!r} is not ASCII; the kernel takes bytes, write it escaped") from error
+        raise ConfigError(
+            f"command_line: {text[error.start]!r} is not ASCII; the kernel takes bytes, write it escaped"
+        ) from error
 
 
 def _check_positive(_: object, attribute: attrs.Attribute[int], count: int) -> None:
@@ -80,8 +89,8 @@ class MachineConfig:
     """The machine that is wanted. Every value is checked here; sizes are bytes or text such as `512M`.
 
     `kernel` and `initrd` are paths; `unpack` takes the ELF vmlinux out of a bzImage on the host, which spares the guest
-    the work. `topology` defaults to one socket with a core for each vCPU. `overcommit` lets the guest have more RAM than
-    the host has. `shared_memory` backs RAM by memfds, for devices in other processes.
+    the work. `topology` defaults to one socket with a core for each vCPU. `overcommit` lets the guest have more RAM
+    than the host has. `shared_memory` backs RAM by memfds, for devices in other processes.
     """
 
     kernel: Path | None = attrs.field(default=None, converter=_path)
@@ -97,7 +106,9 @@ class MachineConfig:
     def __attrs_post_init__(self) -> None:
         if self.topology.vcpus != self.vcpus:
             have = f"{self.topology.sockets} sockets x {self.topology.cores} cores x {self.topology.threads} threads"
-            raise ConfigError(f"topology: {have} make {self.topology.vcpus} vCPUs, but vcpus is {self.vcpus}; make them agree")
+            raise ConfigError(
+                f"topology: {have} make {self.topology.vcpus} vCPUs, but vcpus is {self.vcpus}; make them agree"
+            )
 
     @property
     def kernel_path(self) -> Path:
@@ -114,7 +125,7 @@ class MachineConfig:
 
     @classmethod
     def from_toml(cls, path: os.PathLike[str] | str) -> MachineConfig:
-        """The configuration in a TOML file; paths in it are relative to the file. ConfigError says what is wrong where."""
+        """The configuration in a TOML file, paths relative to the file; ConfigError says what is wrong where."""
         import tomllib  # noqa: PLC0415 - only readers of files pay for it
 
         file = Path(path)
@@ -136,7 +147,9 @@ def _structure(data: dict[str, Any], file: Path) -> MachineConfig:
     converter.register_structure_hook(Path | None, lambda text, _: file.parent / _text(text))
     converter.register_structure_hook(str, lambda text, _: _text(text))
     converter.register_structure_hook(bool, lambda value, _: _exactly(value, bool, "true or false"))
-    converter.register_structure_hook(int, lambda value, _: value if isinstance(value, str) else _exactly(value, int, "a whole number"))
+    converter.register_structure_hook(
+        int, lambda value, _: value if isinstance(value, str) else _exactly(value, int, "a whole number")
+    )
     try:
         return converter.structure(data, MachineConfig)
     except ConfigError as error:

@@ -32,6 +32,8 @@ Pattern = str | bytes | re.Pattern[str] | re.Pattern[bytes]
 
 OUTPUT_BYTES = 1 * MIB
 INPUT_BYTES = 64 * KIB
+PAUSE_SECONDS = 0.005
+"""How long `expect` lets output gather before it looks again: each look takes the interpreter from the vCPUs."""
 ERROR_LINES = 20
 ERROR_BYTES = 4 * KIB
 """How much of the last output an error message may show."""
@@ -45,9 +47,7 @@ class Console:
     input wait.
     """
 
-    def __init__(
-        self, name: str = "console", *, output_bytes: int = OUTPUT_BYTES, input_bytes: int = INPUT_BYTES
-    ):
+    def __init__(self, name: str = "console", *, output_bytes: int = OUTPUT_BYTES, input_bytes: int = INPUT_BYTES):
         self.name = name
         self.closed = ""
         """Why the console was closed; empty while it is open."""
@@ -75,19 +75,22 @@ class Console:
 
         Raises ExpectError, with the last lines, when the time is over or the machine has stopped.
         """
-        regex = _compiled(pattern)
+        regex, literal_bytes = _compiled(pattern)
         deadline = _deadline(timeout)
+        since = self._expected
         while True:
             closed, began = self.closed, time.monotonic()
-            data, end = self.read_output(self._expected)
+            data, end = self.read_output(since)
             if match := self._search(regex, data, end - len(data)):
                 return match
             if closed:
                 raise ExpectError(self._complaint(pattern, f"the machine stopped: {closed}"))
             if (now := time.monotonic()) >= deadline:
                 raise ExpectError(self._complaint(pattern, f"{timeout:g} s are over"))
+            if literal_bytes:
+                since = max(since, end - literal_bytes + 1)
             self.wait_output(end, _left(deadline))
-            time.sleep(min(2 * (now - began), _left(deadline)))
+            time.sleep(min(max(2 * (now - began), PAUSE_SECONDS), _left(deadline)))
 
     def write(self, data: str | bytes, timeout: float | None = None) -> None:
         """Type `data`: wait until all of it is queued for the guest.
@@ -242,10 +245,13 @@ class Console:
         return f"{rest} in {timeout:g} s: the guest does not read and the queue is full; wait for a prompt"
 
 
-def _compiled(pattern: Pattern) -> re.Pattern[Any]:
+def _compiled(pattern: Pattern) -> tuple[re.Pattern[Any], int]:
+    """The pattern as a regular expression, and its length in bytes if it is a literal, else 0."""
+    if isinstance(pattern, re.Pattern):
+        return pattern, 0
     if isinstance(pattern, bytes):
-        return re.compile(re.escape(pattern))
-    return re.compile(re.escape(pattern)) if isinstance(pattern, str) else pattern
+        return re.compile(re.escape(pattern)), len(pattern)
+    return re.compile(re.escape(pattern)), len(pattern.encode("utf-8", "surrogateescape"))
 
 
 def _deadline(timeout: float | None) -> float:

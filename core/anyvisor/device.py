@@ -70,7 +70,5 @@ def _owned(region: Region, spec: DeviceSpec) -> Region:
 
 def _offset(region: Region, first: Region, spec: DeviceSpec) -> int:
     if region.start < first.start:
-        raise PlanError(
-            f"device {spec.name}: {region} lies below its first range {first}; list the lowest range first"
-        )
+        raise PlanError(f"device {spec.name}: {region} lies below its first range {first}; list the lowest range first")
     return region.start - first.start

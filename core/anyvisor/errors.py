@@ -79,7 +79,7 @@ class GuestMemoryError(AnyvisorError):
 class GuestError(AnyvisorError):
     """The guest died or did something nobody handles. `exit` is what the vCPU reported, `vcpu` its index."""
 
-    def __init__(self, message: str, *, exit: object = None, vcpu: int | None = None):  # noqa: A002 - the field's word
+    def __init__(self, message: str, *, exit: object = None, vcpu: int | None = None):
         self.exit = exit
         self.vcpu = vcpu
         super().__init__(message)

@@ -58,26 +58,31 @@ class SystemEvent(Exit):
 
 @attrs.frozen
 class FailEntry(Exit):
-    """The processor refused to enter the guest: its state breaks a rule. `hardware_reason` is the processor's own code."""
+    """The processor refused to enter the guest: its state breaks a rule. `hardware_reason` is its own code for it."""
 
     hardware_reason: int
     cpu: int = 0
 
     def describe(self) -> str:
         """The exit in one sentence."""
-        return f"the processor refused to enter the guest (hardware reason {self.hardware_reason:#x} on host CPU {self.cpu})"
+        where = f"hardware reason {self.hardware_reason:#x} on host CPU {self.cpu}"
+        return f"the processor refused to enter the guest ({where})"
 
 
 @attrs.frozen
 class InternalError(Exit):
-    """The hypervisor gave up: `suberror` is its code, `data` its words. With KVM, 1 means an instruction it cannot emulate."""
+    """The hypervisor gave up: `suberror` is its code, `data` its words. KVM's 1: an instruction it cannot emulate."""
 
     suberror: int
     data: tuple[int, ...] = ()
 
     def describe(self) -> str:
         """The exit in one sentence."""
-        causes = {1: "an instruction could not be emulated", 2: "an exception during event delivery", 3: "delivery of an event failed"}
+        causes = {
+            1: "an instruction could not be emulated",
+            2: "an exception during event delivery",
+            3: "delivery of an event failed",
+        }
         cause = causes.get(self.suberror, "unknown suberror")
         words = f", data {' '.join(f'{word:#x}' for word in self.data)}" if self.data else ""
         return f"the hypervisor failed: {cause} (suberror {self.suberror}{words})"

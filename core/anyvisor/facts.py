@@ -9,7 +9,7 @@ from typing import TypeVar
 import attrs
 
 from anyvisor.codec import from_data, to_data
-from anyvisor.errors import Unsupported
+from anyvisor.errors import PlanError, Unsupported
 from anyvisor.states import State
 
 S = TypeVar("S", bound=State)
@@ -81,4 +81,8 @@ class HostFacts:
     @classmethod
     def from_json(cls, text: str) -> HostFacts:
         """Facts from `to_json`; PlanError when the text is something else."""
-        return from_data(json.loads(text), cls, "host facts")
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise PlanError(f"host facts are not JSON: {error}") from error
+        return from_data(data, cls, "host facts")

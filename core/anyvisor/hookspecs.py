@@ -88,7 +88,9 @@ def anyvisor_mptable(config: MachineConfig, layout: Layout) -> FirmwareTables:
 
 
 @hookspec(firstresult=True)
-def anyvisor_acpi(config: MachineConfig, facts: HostFacts, layout: Layout, devices: tuple[DeviceSpec, ...]) -> FirmwareTables:
+def anyvisor_acpi(
+    config: MachineConfig, facts: HostFacts, layout: Layout, devices: tuple[DeviceSpec, ...]
+) -> FirmwareTables:
     """The ACPI tables; `pointer` is where the RSDP lies. No implementation, no ACPI."""
 
 

@@ -89,13 +89,9 @@ class Initramfs:
         """Add a device node: `kind` is `c` (character) or `b` (block), `major` and `minor` its numbers."""
         types = {"c": stat.S_IFCHR, "b": stat.S_IFBLK}
         if kind not in types:
-            raise ConfigError(
-                f"initramfs: {path} is a device of kind {kind!r}; use 'c' (character) or 'b' (block)"
-            )
+            raise ConfigError(f"initramfs: {path} is a device of kind {kind!r}; use 'c' (character) or 'b' (block)")
         if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
-            raise ConfigError(
-                f"initramfs: {path} is device {major}:{minor}; Linux numbers go up to 4095:1048575"
-            )
+            raise ConfigError(f"initramfs: {path} is device {major}:{minor}; Linux numbers go up to 4095:1048575")
         return self._add(path, _Entry(types[kind] | _permissions(path, mode), b"", major, minor))
 
     def tree(self, host_dir: os.PathLike[str] | str, at: str = "/") -> Self:
@@ -127,15 +123,11 @@ class Initramfs:
         name = "/".join(parts)
         old = self._entries.get(name)
         if old and old.is_directory and not entry.is_directory and self._has_entries(name):
-            raise ConfigError(
-                f"initramfs: {path} is a directory with entries in it; it cannot become another thing"
-            )
+            raise ConfigError(f"initramfs: {path} is a directory with entries in it; it cannot become another thing")
         for depth in range(1, len(parts)):
             parent = "/".join(parts[:depth])
             if not self._entries.setdefault(parent, _Entry(stat.S_IFDIR | 0o755)).is_directory:
-                raise ConfigError(
-                    f"initramfs: {path} cannot lie in /{parent}, no directory; use the real path"
-                )
+                raise ConfigError(f"initramfs: {path} cannot lie in /{parent}, no directory; use the real path")
         self._entries[name] = entry
         return self
 
@@ -199,9 +191,7 @@ def busybox_initramfs(busybox: os.PathLike[str] | str, init_script: str | bytes)
 def _parts(path: str) -> list[str]:
     parts = [part for part in path.split("/") if part]
     if not parts or "\0" in path or {".", ".."} & set(parts) or parts == [TRAILER]:
-        raise ConfigError(
-            f"initramfs: {path!r} is no path for an entry; write it as /directory/name, without . or .."
-        )
+        raise ConfigError(f"initramfs: {path!r} is no path for an entry; write it as /directory/name, without . or ..")
     if len(_encoded("/".join(parts))) >= PATH_MAX:
         raise ConfigError(
             f"initramfs: the path {path[:60]!r}... is longer than the {PATH_MAX - 1} bytes that Linux takes"
@@ -221,9 +211,7 @@ def _host_paths(top: Path) -> Iterator[Path]:
     """Everything below a directory of the host, without following symlinks."""
 
     def fail(error: OSError) -> None:
-        raise ConfigError(
-            f"initramfs: cannot read the directory {error.filename}: {error.strerror}"
-        ) from error
+        raise ConfigError(f"initramfs: cannot read the directory {error.filename}: {error.strerror}") from error
 
     for directory, directories, files in os.walk(top, onerror=fail):
         yield from (Path(directory, name) for name in [*directories, *files])
@@ -241,9 +229,7 @@ def _read(name: str, content: bytes | Path) -> bytes:
     except OSError as error:
         raise ConfigError(f"initramfs: cannot read {content!s} for /{name}: {error.strerror}") from error
     if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(
-            f"initramfs: /{name} has {len(data)} bytes; newc ends at {MAX_FILE_BYTES}, put it on a disk"
-        )
+        raise ConfigError(f"initramfs: /{name} has {len(data)} bytes; newc ends at {MAX_FILE_BYTES}, put it on a disk")
     return data
 
 

@@ -37,8 +37,8 @@ def launch(
 ) -> Machine:
     """Carry the plan out: a `Machine` ready to `start`, paused before its first instruction.
 
-    The machine owns what was made for it; close it before the hypervisor. GuestMemoryError when the host has less RAM than
-    the plan wants and `overcommit` is not set, Unsupported when the hypervisor cannot do what the plan needs,
+    The machine owns what was made for it; close it before the hypervisor. GuestMemoryError when the host has less RAM
+    than the plan wants and `overcommit` is not set, Unsupported when the hypervisor cannot do what the plan needs,
     HypervisorError when it refuses a state.
     """
     plugins = plugins or default_plugins()
@@ -69,7 +69,9 @@ def load(memory: GuestMemory, blob: Blob) -> None:
             file.seek(part.offset)
             memory.load(blob.guest_address, file, part.size_bytes)
     except (OSError, GuestMemoryError) as error:
-        raise KernelImageError(f"cannot load {blob.name}: {error}; has the file changed since the plan was made?", path=part.path) from error
+        raise KernelImageError(
+            f"cannot load {blob.name}: {error}; has the file changed since the plan was made?", path=part.path
+        ) from error
 
 
 def _build(plan: BootPlan, vm: Vm, memory: GuestMemory) -> list[Vcpu]:
@@ -94,9 +96,14 @@ def _add_devices(plan: BootPlan, machine: Machine, stack: ExitStack) -> None:
     factories = machine.plugins.names_from("anyvisor_device_factories")
     for spec in plan.devices:
         if spec.kind not in factories:
-            raise PluginError(f"device {spec.name}: no installed plugin makes devices of kind {spec.kind!r}; there are {', '.join(factories)}")
+            raise PluginError(
+                f"device {spec.name}: no installed plugin makes devices of kind {spec.kind!r}; "
+                f"there are {', '.join(factories)}"
+            )
         target, plugin = factories[spec.kind]
-        factory: Callable[[DeviceSpec, DeviceContext], Device] = import_target(target, f"device {spec.name} of plugin {plugin}")
+        factory: Callable[[DeviceSpec, DeviceContext], Device] = import_target(
+            target, f"device {spec.name} of plugin {plugin}"
+        )
         device = factory(spec, _context(machine))
         stack.callback(device.close)
         attach(machine.bus, spec, device)
@@ -117,13 +124,19 @@ def _context(machine: Machine) -> DeviceContext:
 def _check(plan: BootPlan, facts: HostFacts) -> None:
     """Refuse what the hypervisor cannot do before anything is made."""
     if plan.architecture != facts.architecture:
-        raise Unsupported(f"the plan is for {plan.architecture}, the {facts.backend} backend here runs {facts.architecture}")
+        raise Unsupported(
+            f"the plan is for {plan.architecture}, the {facts.backend} backend here runs {facts.architecture}"
+        )
     if len(plan.vcpus) > facts.max_vcpus:
-        raise Unsupported(f"the plan has {len(plan.vcpus)} vCPUs, the {facts.backend} backend runs at most {facts.max_vcpus}")
+        raise Unsupported(
+            f"the plan has {len(plan.vcpus)} vCPUs, the {facts.backend} backend runs at most {facts.max_vcpus}"
+        )
     wanted = dict.fromkeys(state_names([*plan.vm_states_before, *plan.vm_states_after]))
     wanted |= dict.fromkeys(name for vcpu in plan.vcpus for name in state_names(vcpu.states))
     if missing := [name for name in wanted if name not in facts.states]:
-        raise Unsupported(f"the {facts.backend} backend does not know {', '.join(missing)}; assemble the plan with its own facts")
+        raise Unsupported(
+            f"the {facts.backend} backend does not know {', '.join(missing)}; assemble the plan with its own facts"
+        )
 
 
 def _check_host_memory(plan: BootPlan) -> None:
@@ -133,7 +146,8 @@ def _check_host_memory(plan: BootPlan) -> None:
     host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if wanted > host:
         raise GuestMemoryError(
-            f"the guest wants {format_size(wanted)} of RAM, this host has {host >> 20}M; give it less memory, or allow overcommit"
+            f"the guest wants {format_size(wanted)} of RAM, this host has {host >> 20}M; "
+            "give it less memory, or allow overcommit"
         )
 
 

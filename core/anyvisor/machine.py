@@ -47,8 +47,8 @@ class Phase(enum.Enum):
 class Outcome:
     """How a machine ended.
 
-    `reason` is `reset` or `shutdown` (the guest asked for it), `halted` (every vCPU halted for good), `stopped` (the host
-    asked for it) or `died`; then `error` says why.
+    `reason` is `reset` or `shutdown` (the guest asked for it), `halted` (every vCPU halted for good), `stopped` (the
+    host asked for it) or `died`; then `error` says why.
     """
 
     reason: str
@@ -93,13 +93,16 @@ class Machine:
     def start(self) -> Self:
         """Let the vCPUs run, each in a thread of its own."""
         if self.phase is not Phase.READY:
-            raise GuestError(f"the machine cannot start: it is {self.phase.value}, and a machine starts once; launch the plan again")
+            raise GuestError(
+                f"the machine cannot start: it is {self.phase.value}, and a machine starts once; launch the plan again"
+            )
         self.plugins.hook.anyvisor_machine_started(machine=self)
         with self._changed:
             self.phase = Phase.RUNNING
             self._alive = len(self.vcpus)
             self._threads = [
-                threading.Thread(target=self._life, args=(vcpu,), name=f"vcpu{vcpu.index}", daemon=True) for vcpu in self.vcpus
+                threading.Thread(target=self._life, args=(vcpu,), name=f"vcpu{vcpu.index}", daemon=True)
+                for vcpu in self.vcpus
             ]
         self._start_threads()
         return self
@@ -233,16 +236,23 @@ class Machine:
             vcpu.kick()
         with self._changed:
             if not self._changed.wait_for(done, max(deadline - time.monotonic(), 0)):  # type: ignore[arg-type]
-                raise GuestError(f"the machine did not {purpose} within {timeout} seconds: {self._alive} vCPU(s) do not answer a kick")
+                raise GuestError(
+                    f"the machine did not {purpose} within {timeout} seconds: "
+                    f"{self._alive} vCPU(s) do not answer a kick"
+                )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
 def _broken(vcpu: Vcpu, error: Exception) -> GuestError:
-    broken = GuestError(f"vCPU {vcpu.index}: a device or backend failed: {type(error).__name__}: {error}", vcpu=vcpu.index)
+    broken = GuestError(
+        f"vCPU {vcpu.index}: a device or backend failed: {type(error).__name__}: {error}", vcpu=vcpu.index
+    )
     broken.__cause__ = error
     return broken

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import mmap
 import os
 import re
@@ -156,7 +157,7 @@ class GuestMemory:
         """A writable window on `size_bytes` bytes at `guest_address`; no copy. Release it before closing the memory."""
         for ram in self.regions:
             offset = guest_address - ram.region.start
-            if 0 <= offset and 0 <= size_bytes and offset + size_bytes <= ram.region.size_bytes:
+            if offset >= 0 and size_bytes >= 0 and offset + size_bytes <= ram.region.size_bytes:
                 return ram.view[offset : offset + size_bytes]
         raise GuestMemoryError(self._outside(guest_address, size_bytes))
 
@@ -179,7 +180,9 @@ class GuestMemory:
                     count = file.readinto(rest)  # type: ignore[attr-defined]
                 if not count:
                     name = getattr(file, "name", "file")
-                    raise GuestMemoryError(f"{name} ends after {done} of the {size_bytes} bytes that belong at {guest_address:#x}")
+                    raise GuestMemoryError(
+                        f"{name} ends after {done} of the {size_bytes} bytes that belong at {guest_address:#x}"
+                    )
                 done += count
 
     @property
@@ -202,7 +205,9 @@ class GuestMemory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -210,6 +215,6 @@ def _check_regions(regions: list[Region]) -> None:
     for region in regions:
         if region.size_bytes <= 0 or region.start % PAGE_BYTES or region.size_bytes % PAGE_BYTES:
             raise GuestMemoryError(f"RAM region {region} is not a whole number of {PAGE_BYTES}-byte pages")
-    for first, second in zip(regions, regions[1:], strict=False):
+    for first, second in itertools.pairwise(regions):
         if first.overlaps(second):
             raise GuestMemoryError(f"RAM region {first} overlaps {second}")

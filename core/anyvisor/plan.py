@@ -42,7 +42,7 @@ class FileSlice:
 
 @attrs.frozen
 class Blob:
-    """Bytes at a guest-physical address. `size_bytes` may be more than the content: the rest stays zero, and is kept free.
+    """Bytes at a guest-physical address. `size_bytes` may be more than the content: the rest stays zero, kept free.
 
     `provided_by` is the plugin that made it, filled in by `assemble`.
     """
@@ -96,7 +96,7 @@ class FirmwareTables:
 
 @attrs.frozen
 class DeviceSpec:
-    """A device as a value: its `kind` (which plugin's factory builds it), its addresses, its interrupt line, its settings.
+    """A device as a value: its `kind` (which factory builds it), its addresses, its interrupt line, its settings.
 
     The offsets that a device sees count from the start of its first port range, and of its first MMIO range.
     """
@@ -172,9 +172,14 @@ class BootPlan:
             return
         for hole in self.reserved:
             if region.overlaps(hole):
-                raise PlanError(f"{region} lies over the {hole}, where there is no RAM; move it in anyvisor_memory_layout")
+                raise PlanError(
+                    f"{region} lies over the {hole}, where there is no RAM; move it in anyvisor_memory_layout"
+                )
         have = ", ".join(str(ram) for ram in self.ram) or "none"
-        raise PlanError(f"{region} ({format_size(region.size_bytes)}) is outside RAM ({have}); give the machine more memory, or move it")
+        raise PlanError(
+            f"{region} ({format_size(region.size_bytes)}) is outside RAM ({have}); "
+            "give the machine more memory, or move it"
+        )
 
     def blob(self, name: str) -> Blob:
         """The piece of that name; PlanError when there is none."""
@@ -190,18 +195,31 @@ class BootPlan:
             start = max(guest_address, blob.guest_address)
             end = min(guest_address + size_bytes, blob.guest_address + len(blob.content))
             if start < end:
-                found[start - guest_address : end - guest_address] = _part(blob, start - blob.guest_address, end - start)
+                found[start - guest_address : end - guest_address] = _part(
+                    blob, start - blob.guest_address, end - start
+                )
         return bytes(found)
 
     def describe(self) -> str:
         """The memory map as text, in address order: RAM, gaps, and every piece with the plugin that placed it."""
-        rows = [(region.start, 0, f"{region.name or 'RAM'} ({format_size(region.size_bytes)})", region) for region in self.ram]
+        rows = [
+            (region.start, 0, f"{region.name or 'RAM'} ({format_size(region.size_bytes)})", region)
+            for region in self.ram
+        ]
         rows += [(region.start, 0, region.name, region) for region in self.reserved]
         rows += [
-            (blob.guest_address, 1, f"  {blob.name}{f'  [{blob.provided_by}]' if blob.provided_by else ''}", blob.region)
+            (
+                blob.guest_address,
+                1,
+                f"  {blob.name}{f'  [{blob.provided_by}]' if blob.provided_by else ''}",
+                blob.region,
+            )
             for blob in self.blobs
         ]
-        lines = [f"{each.start:#014x} - {each.end - 1:#014x}  {text}" for _, _, text, each in sorted(rows, key=lambda row: row[:2])]
+        lines = [
+            f"{each.start:#014x} - {each.end - 1:#014x}  {text}"
+            for _, _, text, each in sorted(rows, key=lambda row: row[:2])
+        ]
         return "\n".join(lines)
 
     def to_json(self) -> str:

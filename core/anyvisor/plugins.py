@@ -124,7 +124,8 @@ class Plugins:
             for name, target in (implementation.function() or {}).items():
                 if name in found and found[name][0] != target:
                     raise PluginError(
-                        f"{hook}: both {found[name][1]} and {implementation.plugin_name} offer {name!r}; uninstall or block one"
+                        f"{hook}: both {found[name][1]} and {implementation.plugin_name} offer {name!r}; "
+                        "uninstall one of them"
                     )
                 found[name] = (target, implementation.plugin_name)
         return found
@@ -177,7 +178,12 @@ def load_plugins(extra: Sequence[object] = (), *, installed: bool = True) -> Plu
     found = list(entry_points(group=GROUP)) if installed else []
     own = {entry.value: entry for entry in found}
     for module in DEFAULTS:
-        _load(plugins, module.removeprefix("anyvisor_"), functools.partial(importlib.import_module, module), own.get(module))
+        _load(
+            plugins,
+            module.removeprefix("anyvisor_"),
+            functools.partial(importlib.import_module, module),
+            own.get(module),
+        )
     for entry in found:
         if entry.value not in DEFAULTS:
             _load(plugins, entry.name, entry.load, entry)
@@ -193,7 +199,10 @@ def _load(plugins: Plugins, name: str, load: Callable[[], Any], entry: EntryPoin
         distribution = entry.dist if entry else None
         cause = f"cannot be imported: {type(error).__name__}: {error}"
         plugins._report(
-            name, cause, distribution=distribution.name if distribution else "", version=distribution.version if distribution else ""
+            name,
+            cause,
+            distribution=distribution.name if distribution else "",
+            version=distribution.version if distribution else "",
         )
         return
     plugins.register(plugin, name, entry)

@@ -132,9 +132,7 @@ def _descriptor(sink: Sink) -> int:
 def _writer(sink: Sink) -> Callable[[bytes], object]:
     write = getattr(sink, "write", sink)
     if not callable(write):
-        raise ConfigError(
-            f"{sink!r} cannot be a console's sink; give a binary file or a function taking bytes"
-        )
+        raise ConfigError(f"{sink!r} cannot be a console's sink; give a binary file or a function taking bytes")
     return write
 
 

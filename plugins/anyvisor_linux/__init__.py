@@ -79,6 +79,8 @@ def anyvisor_lapic(vcpu: int) -> Change:
 
 
 @hookimpl(trylast=True)
-def anyvisor_registers(layout: Layout, kernel: Kernel, gdt: Gdt, page_tables: PageTables, vcpu: int) -> tuple[VcpuState | Change, ...]:
+def anyvisor_registers(
+    layout: Layout, kernel: Kernel, gdt: Gdt, page_tables: PageTables, vcpu: int
+) -> tuple[VcpuState | Change, ...]:
     """Long mode at the kernel's entry on the first vCPU; the others wait for it."""
     return x86_64.registers.linux64_registers(kernel, layout, gdt, page_tables.root, boot_processor=vcpu == 0)

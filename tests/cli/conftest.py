@@ -52,9 +52,7 @@ def start(environment):
 
     def start(*arguments, script="hello", **options):
         command = [sys.executable, "-m", "anyvisor", *(str(each) for each in arguments)]
-        process = subprocess.Popen(
-            command, env={**environment, "SCRIPT": script, **options.pop("env", {})}, **options
-        )
+        process = subprocess.Popen(command, env={**environment, "SCRIPT": script, **options.pop("env", {})}, **options)
         processes.append(process)
         return process
 

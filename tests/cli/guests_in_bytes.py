@@ -40,8 +40,6 @@ ECHO = bytes([0x66, 0xBA, 0xFD, 0x03,   # wait: mov dx, 0x3fd   line status
 def elf(code=HELLO, *, machine=X86_64, address=LOAD_ADDRESS):
     """An executable with that code in one loadable segment, entered at its first byte."""
     offset = 64 + 56
-    header = struct.pack(
-        "<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, machine, 1, address, 64, 0, 0, 64, 56, 1, 0, 0, 0
-    )
+    header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, machine, 1, address, 64, 0, 0, 64, 56, 1, 0, 0, 0)
     program = struct.pack("<IIQQQQQQ", 1, 7, offset, address, address, len(code), len(code), 0x1000)
     return header + program + code

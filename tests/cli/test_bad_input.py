@@ -36,9 +36,7 @@ def assert_a_clear_line(done, code, *words):
         assert word in done.stderr
 
 
-@pytest.mark.parametrize(
-    "command", [("boot", "--backend", "scripted"), ("plan",)], ids=lambda command: command[0]
-)
+@pytest.mark.parametrize("command", [("boot", "--backend", "scripted"), ("plan",)], ids=lambda command: command[0])
 @pytest.mark.parametrize("kind", FILES)
 def test_a_bad_kernel(run, tmp_path, command, kind):
     content, cause = FILES[kind]
@@ -96,9 +94,7 @@ def test_a_number_of_vcpus_that_cannot_be(run, kernel, cpus):
 
 
 def test_more_vcpus_than_the_backend_runs(run, kernel):
-    assert_a_clear_line(
-        run("boot", kernel, "--backend", "scripted", "--cpus", "9"), 2, "9", "scripted", "(8)"
-    )
+    assert_a_clear_line(run("boot", kernel, "--backend", "scripted", "--cpus", "9"), 2, "9", "scripted", "(8)")
 
 
 def test_a_topology_that_does_not_agree_with_the_number_of_vcpus(run, kernel):
@@ -129,9 +125,7 @@ def test_a_bad_configuration_file(run, tmp_path, kind):
 
 
 @pytest.mark.kvm
-@pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("setpriv"), reason="run as root, with setpriv of util-linux"
-)
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="run as root, with setpriv of util-linux")
 def test_no_permission_on_dev_kvm(kvm, kernel):
     """As a user who may read this Python and this repository, and may not use /dev/kvm."""
     unprivileged = [

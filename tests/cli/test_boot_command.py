@@ -60,9 +60,7 @@ def test_stdin_and_stdout_may_be_closed(start, kernel):
 
 def test_stdin_is_read_no_further_than_the_console_has_room(start, kernel):
     """The guest reads nothing: what leaves the writer is what the console's queue and the pipe can hold."""
-    process = start(
-        *BOOT, kernel, script="spin", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = start(*BOOT, kernel, script="spin", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(process.stdout, b"spinning")
     os.set_blocking(process.stdin.fileno(), False)
     taken, deadline = 0, time.monotonic() + 3
@@ -117,9 +115,7 @@ def test_a_guest_that_halts_for_good_has_ended_by_itself(run, kernel):
     [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, 131), (signal.SIGINT, 130)],
 )
 def test_a_signal_ends_the_machine_and_gives_the_shells_exit_code(start, kernel, number, code):
-    process = start(
-        *BOOT, kernel, script="spin", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = start(*BOOT, kernel, script="spin", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for(process.stdout, b"spinning")
     process.send_signal(number)
     _, err = process.communicate(timeout=TIMEOUT)

@@ -91,9 +91,7 @@ def greet(ctx, fail, code):
 
 @pytest.fixture
 def greeter(plugin_path, environment):
-    environment["PYTHONPATH"] = (
-        f"{plugin_path('greeter', 'greeter', COMMAND_PLUGIN)}:{environment['PYTHONPATH']}"
-    )
+    environment["PYTHONPATH"] = f"{plugin_path('greeter', 'greeter', COMMAND_PLUGIN)}:{environment['PYTHONPATH']}"
 
 
 def test_a_plugin_adds_a_command(run, greeter):
@@ -152,9 +150,7 @@ BROKEN_PLUGINS = {
 def broken(request, plugin_path, environment):
     """A throwaway distribution with a plugin that is broken in some way; what is said about it."""
     source, cause = BROKEN_PLUGINS[request.param]
-    environment["PYTHONPATH"] = (
-        f"{plugin_path('broken-one', 'broken_one', source)}:{environment['PYTHONPATH']}"
-    )
+    environment["PYTHONPATH"] = f"{plugin_path('broken-one', 'broken_one', source)}:{environment['PYTHONPATH']}"
     return cause
 
 
@@ -176,7 +172,5 @@ def test_a_broken_plugin_is_in_the_json_and_in_the_doctors_report(run, broken):
 def test_a_broken_plugin_costs_other_commands_a_line_and_nothing_else(run, broken, kernel):
     done = run("boot", kernel, "--backend", "scripted")
     assert (done.returncode, done.stdout) == (0, "hello from the guest\r\n")
-    warnings = [
-        line for line in done.stderr.splitlines() if line.startswith("anyvisor: warning: plugin broken-one ")
-    ]
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("anyvisor: warning: plugin broken-one ")]
     assert len(warnings) == 1 and broken in warnings[0]

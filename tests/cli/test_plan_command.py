@@ -102,9 +102,7 @@ def replaced(plan, old, content):
 def test_a_damaged_table_is_described_by_the_reason(described):
     def damage(plan):
         table = next(
-            each
-            for each in plan.blobs
-            if isinstance(each.content, bytes) and each.content.startswith(b"PCMP")
+            each for each in plan.blobs if isinstance(each.content, bytes) and each.content.startswith(b"PCMP")
         )
         return replaced(plan, table, b"PCMQ" + table.content[4:])
 
@@ -116,9 +114,7 @@ def test_a_damaged_table_is_described_by_the_reason(described):
 def test_each_vcpu_has_its_processor_entry_and_its_own_cpuid(described):
     sections = described(vcpus=3)
     assert (
-        [line for line in sections["MP table"].splitlines() if "processor" in line][2]
-        .strip()
-        .startswith("processor 2")
+        [line for line in sections["MP table"].splitlines() if "processor" in line][2].strip().startswith("processor 2")
     )
     cpuid = sections["CPUID, as against the host's"]
     assert "+HYPERVISOR" in cpuid.partition("vCPU 1")[0]

@@ -73,9 +73,7 @@ class EmulatedMachine:
         command = self._prepare()
         with self.serial_log.open("wb") as log:
             self._started = time.time()
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
-            )
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
         os.set_blocking(self._keyboard.fileno(), False)
         return self
 
@@ -90,9 +88,7 @@ class EmulatedMachine:
             watch()
             if time.monotonic() > deadline:
                 self.close()
-                raise GuestError(
-                    f"the emulated machine was still running after {limit_seconds} s\n{self._tail()}"
-                )
+                raise GuestError(f"the emulated machine was still running after {limit_seconds} s\n{self._tail()}")
         watch()
         return self._outcome(status)
 

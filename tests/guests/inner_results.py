@@ -41,9 +41,7 @@ def problems(tests: Sequence[InnerTest], allowed_skips: Iterable[str] = ALLOWED_
     found = [f"{test}\n{test.text}" for test in tests if test.outcome in FAILURES]
     for test in tests:
         if test.outcome == "skipped" and not any(re.search(reason, test.text) for reason in allowed_skips):
-            found.append(
-                f"{test}\nskipped for a reason that inner_results.ALLOWED_SKIPS does not have: {test.text}"
-            )
+            found.append(f"{test}\nskipped for a reason that inner_results.ALLOWED_SKIPS does not have: {test.text}")
     if not any(test.outcome == "passed" for test in tests):
         found.append(f"of {len(tests)} tests inside, none passed")
     return found
@@ -56,7 +54,5 @@ def _read_test(case: ElementTree.Element) -> InnerTest:
     for outcome in (*FAILURES, "skipped"):
         element = case.find(outcome)
         if element is not None:
-            return InnerTest(
-                name, seconds, outcome, f"{element.get('message', '')}\n{element.text or ''}".strip()
-            )
+            return InnerTest(name, seconds, outcome, f"{element.get('message', '')}\n{element.text or ''}".strip())
     return InnerTest(name, seconds, "passed")

@@ -121,9 +121,7 @@ def main(arguments: Sequence[str]) -> int:
             print(error, file=sys.stderr)
             return os.EX_SOFTWARE
     outcome = run.outcome
-    print(
-        f"emulated machine: tests began after {outcome.boot_seconds:.1f} s, off after {outcome.seconds:.1f} s"
-    )
+    print(f"emulated machine: tests began after {outcome.boot_seconds:.1f} s, off after {outcome.seconds:.1f} s")
     return outcome.returncode
 
 

@@ -54,9 +54,7 @@ def hwloc(tables, folder):
         (folder / f"pu{cpu}").write_text("".join(map(_hwloc_line, table)))
     command = [need("lstopo-no-graphics", "hwloc-nox"), "--no-io", "--of", "xml"]
     environment = {**os.environ, "HWLOC_CPUID_PATH": str(folder), "HWLOC_COMPONENTS": "x86,stop"}
-    done = subprocess.run(
-        command, env=environment, text=True, capture_output=True, timeout=TIMEOUT, check=True
-    )
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=TIMEOUT, check=True)
     return _seen(ElementTree.fromstring(done.stdout))
 
 

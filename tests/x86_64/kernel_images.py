@@ -57,9 +57,7 @@ def bzimage(code=b"\xf4" * 0x1000, *, payload=b"", patches=()):
 def elf(segments=((ENTRY, b"\xf4" * 64, 4096),), *, entry=ENTRY, patches=()):
     """An ELF64 executable for x86_64; each segment is (guest address, bytes, bytes in memory)."""
     ident = b"\x7fELF\x02\x01\x01" + bytes(9)
-    header = struct.pack(
-        "<16sHHIQQQIHHHHHH", ident, 2, 62, 1, entry, 64, 0, 0, 64, 56, len(segments), 0, 0, 0
-    )
+    header = struct.pack("<16sHHIQQQIHHHHHH", ident, 2, 62, 1, entry, 64, 0, 0, 64, 56, len(segments), 0, 0, 0)
     table, data = b"", b""
     for address, content, memory_bytes in segments:
         offset = 64 + 56 * len(segments) + len(data)

@@ -74,9 +74,7 @@ def test_what_a_file_says_in_the_loader_s_fields_is_not_passed_on(kernel):
     params = BootParams.from_bytes(page.content)
     assert params.initrd is None
     assert params.header.loadflags == LoadFlags(loaded_high=True)
-    assert [getattr(params.header, each) for each in ("setup_data", "ext_loader_ver", "ext_loader_type")] == [
-        0
-    ] * 3
+    assert [getattr(params.header, each) for each in ("setup_data", "ext_loader_ver", "ext_loader_type")] == [0] * 3
 
 
 def test_fields_unknown_here_are_passed_on(kernel):

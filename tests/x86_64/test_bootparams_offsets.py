@@ -50,9 +50,7 @@ def compiler_says(tmp_path, expressions):
     (tmp_path / "offsets.c").write_text(program)
     command = ["gcc", "-o", tmp_path / "offsets", tmp_path / "offsets.c"]
     subprocess.run(command, check=True, timeout=60)
-    return [
-        int(line) for line in subprocess.check_output([tmp_path / "offsets"], text=True, timeout=60).split()
-    ]
+    return [int(line) for line in subprocess.check_output([tmp_path / "offsets"], text=True, timeout=60).split()]
 
 
 def test_every_setup_header_field_lies_where_the_kernel_s_header_has_it(tmp_path):

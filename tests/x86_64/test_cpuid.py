@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cpuid_hosts import AMD, INTEL
 from cpuid_judges import TIMEOUT, cpuid_tool, need, values
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyvisor.errors import PlanError, Unsupported
@@ -49,9 +49,7 @@ OTHER_WORDS = {
 }  # fmt: skip
 
 registers = st.integers(0, 2**32 - 1)
-entries = st.builds(
-    CpuidEntry, st.integers(0, 0x30), st.integers(0, 3), registers, registers, registers, registers
-)
+entries = st.builds(CpuidEntry, st.integers(0, 0x30), st.integers(0, 3), registers, registers, registers, registers)
 tables = st.lists(entries, unique_by=lambda each: (each.leaf, each.subleaf if each.indexed else 0)).map(
     lambda each: Cpuid(tuple(each))
 )
@@ -131,6 +129,7 @@ def test_the_host_tables_are_the_processors_they_are_said_to_be():
     assert (AMD.apic_id, INTEL.apic_id) == (1, 0x1B)
 
 
+@settings(deadline=None)
 @given(tables)
 def test_a_table_survives_its_dump(table):
     if table.entries:
@@ -146,10 +145,7 @@ def test_a_dump_of_several_processors_is_read_one_at_a_time():
 @pytest.mark.parametrize(
     "text",
     ["", "CPU 0:\n", "CPU 1:\n   0x0 0x0: eax=0x0 ebx=0x0 ecx=0x0 edx=0x0\n", "CPU 0:\n   vendor_id\n"]
-    + [
-        f"CPU 0:\n   0x1 0x0: eax={eax} ebx=0x0 ecx=0x0 edx=0x0\n"
-        for eax in ("0x123456789", "-0x1", "5", "0x")
-    ],
+    + [f"CPU 0:\n   0x1 0x0: eax={eax} ebx=0x0 ecx=0x0 edx=0x0\n" for eax in ("0x123456789", "-0x1", "5", "0x")],
 )
 def test_text_that_is_no_dump_is_refused(text):
     with pytest.raises(PlanError, match="CPUID dump"):
@@ -176,9 +172,7 @@ def test_replace_keeps_places_and_adds_in_order():
             CpuidEntry(0x4000_0000),
         )
     )
-    changed = table.replace(
-        CpuidEntry(4, 0, 5), CpuidEntry(4, 1), CpuidEntry(0x8000_0001), CpuidEntry(0xB, 0, 1)
-    )
+    changed = table.replace(CpuidEntry(4, 0, 5), CpuidEntry(4, 1), CpuidEntry(0x8000_0001), CpuidEntry(0xB, 0, 1))
     assert [(each.leaf, each.subleaf, each.eax) for each in changed] == [
         (0, 0, 0), (4, 0, 5), (4, 1, 0), (0xB, 0, 1),
         (0x8000_0000, 0, 0), (0x8000_0001, 0, 0), (0x4000_0000, 0, 0),
@@ -229,6 +223,7 @@ def test_diff_tells_names_values_and_entries():
     assert table.diff(table) == []
 
 
+@settings(deadline=None)
 @given(tables, tables)
 def test_tables_differ_exactly_when_diff_says_something(one, other):
     assert bool(one.diff(other)) == (set(one) != set(other))

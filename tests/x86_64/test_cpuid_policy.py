@@ -3,7 +3,7 @@
 import pytest
 from cpuid_hosts import AMD, HOSTS, INTEL, OLDER, ends_at
 from cpuid_judges import cpuid_tool, hwloc, values
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyvisor.config import Topology
@@ -176,9 +176,9 @@ def test_features_of_the_host_stay_but_for_those_a_guest_must_not_have(name):
         Feature.TOPOLOGY_EXTENSIONS,
     }  # fmt: skip
     assert cpuid.features - host.features <= {Feature.HYPERVISOR, Feature.TSC_DEADLINE}
-    assert cpuid.subleaves(0x4000_0000) + cpuid.subleaves(0x4000_0001) == host.subleaves(
-        0x4000_0000
-    ) + host.subleaves(0x4000_0001)
+    assert cpuid.subleaves(0x4000_0000) + cpuid.subleaves(0x4000_0001) == host.subleaves(0x4000_0000) + host.subleaves(
+        0x4000_0001
+    )
     assert cpuid.physical_address_bits == host.physical_address_bits
 
 
@@ -227,6 +227,7 @@ def test_a_bare_table_gets_what_it_has_leaves_for():
         guest_cpuid(AMD, Topology(cores=2), 2, tsc_deadline=False)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([*AMD, *INTEL]), unique=True, max_size=40))
 def test_any_mixture_of_leaves_makes_a_table_or_is_refused_for_its_leaf_1(found):
     try:
@@ -239,8 +240,6 @@ def test_any_mixture_of_leaves_makes_a_table_or_is_refused_for_its_leaf_1(found)
 
 def test_for_vcpu_asks_the_facts():
     facts = HostFacts("test", "x86_64", capabilities=frozenset({Capability.TSC_DEADLINE}), supported=(INTEL,))
-    assert for_vcpu(facts, Topology(cores=2), 1) == guest_cpuid(
-        INTEL, Topology(cores=2), 1, tsc_deadline=True
-    )
+    assert for_vcpu(facts, Topology(cores=2), 1) == guest_cpuid(INTEL, Topology(cores=2), 1, tsc_deadline=True)
     with pytest.raises(Unsupported, match="Cpuid"):
         for_vcpu(HostFacts("test", "x86_64"), Topology(), 0)

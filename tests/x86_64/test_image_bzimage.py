@@ -84,9 +84,7 @@ def test_room_is_kept_for_a_file_longer_than_init_size(load):
 
 def test_ram_that_just_holds_the_kernel_is_enough(load):
     assert load(layout=Layout.for_memory(24 * MIB)).end == 24 * MIB
-    with pytest.raises(
-        KernelImageError, match=r"kernel 0x1000000-0x17fffff \(8M\) is outside RAM .* more memory"
-    ):
+    with pytest.raises(KernelImageError, match=r"kernel 0x1000000-0x17fffff \(8M\) is outside RAM .* more memory"):
         load(layout=Layout.for_memory(24 * MIB - 4 * KIB))
 
 

@@ -112,9 +112,7 @@ def test_segments_do_not_go_into_high_ram(load):
         load(Patch(FIRST + 24, "Q", 5 * GIB), layout=Layout.for_memory(8 * GIB))
 
 
-@pytest.mark.parametrize(
-    "cut", [4, 5, 16, 63, 64, 100, 64 + 56, 64 + 2 * 56 - 1, 64 + 2 * 56, 64 + 2 * 56 + 67]
-)
+@pytest.mark.parametrize("cut", [4, 5, 16, 63, 64, 100, 64 + 56, 64 + 2 * 56 - 1, 64 + 2 * 56, 64 + 2 * 56 + 67])
 def test_a_file_cut_short_is_refused(load, cut):
     with pytest.raises(KernelImageError):
         load(cut=cut)
@@ -143,7 +141,5 @@ def test_what_the_linker_makes_is_loaded_as_readelf_reads_it(tmp_path):
         for blob in kernel.blobs
     ]
     assert len(expected) >= 3
-    assert found == [
-        (offset if size else None, address, size, memory) for offset, address, size, memory in expected
-    ]
+    assert found == [(offset if size else None, address, size, memory) for offset, address, size, memory in expected]
     assert kernel.entry == 0x1000000

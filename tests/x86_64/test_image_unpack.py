@@ -106,9 +106,7 @@ def test_a_payload_that_is_not_where_it_should_be_is_refused(load, start, length
 
 def test_what_the_payload_says_of_its_size_must_be_true(load):
     packed = PACKERS["xz"](VMLINUX)[:-4]
-    with pytest.raises(
-        KernelImageError, match=rf"unpacks to {len(VMLINUX)} bytes where it says {len(VMLINUX) + 1}"
-    ):
+    with pytest.raises(KernelImageError, match=rf"unpacks to {len(VMLINUX)} bytes where it says {len(VMLINUX) + 1}"):
         load(packed + struct.pack("<I", len(VMLINUX) + 1))
     with pytest.raises(KernelImageError, match=rf"more than the {len(VMLINUX) - 1} bytes that it says"):
         load(packed + struct.pack("<I", len(VMLINUX) - 1))

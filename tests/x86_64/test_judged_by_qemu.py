@@ -21,9 +21,7 @@ from anyvisor.x86_64.mptable import Bus, MpTable, find_pointer
 from anyvisor.x86_64.paging import PageTables, Translation, walk_memory
 
 QEMU = shutil.which("qemu-system-x86_64")
-pytestmark = pytest.mark.skipif(
-    QEMU is None, reason="install QEMU (Debian: qemu-system-x86) to have it judge"
-)
+pytestmark = pytest.mark.skipif(QEMU is None, reason="install QEMU (Debian: qemu-system-x86) to have it judge")
 
 LOAD = 0x100000
 CODE64, GDT, GDTR, APIC_COPY, TABLES = LOAD + 0x80, LOAD + 0x200, LOAD + 0x300, LOAD + 0x400, LOAD + 0x1000
@@ -143,9 +141,7 @@ def reader(memory):
 def test_the_processor_loads_from_our_gdt_what_we_say_it_does(judged, name, index, kind):
     _, registers, _, _ = judged
     ours = JUDGED.register(JUDGED.selector(index))  # of TR, QEMU shows the descriptor as it was before LTR
-    found = re.search(
-        rf"^{name} *=([0-9a-f]+) ([0-9a-f]+) ([0-9a-f]+) ([0-9a-f]+) DPL=(\d) (.*)$", registers, re.M
-    )
+    found = re.search(rf"^{name} *=([0-9a-f]+) ([0-9a-f]+) ([0-9a-f]+) ([0-9a-f]+) DPL=(\d) (.*)$", registers, re.M)
     selector, base, limit, flags, dpl = (int(found[i], 16) for i in range(1, 6))
     assert (ours.selector, ours.base, ours.limit, ours.dpl) == (selector, base, limit, dpl)
     assert Segment.from_register(ours).flags == flags >> 8 & 0xF0FF
@@ -168,9 +164,7 @@ def test_the_local_apic_is_reached_in_the_mmio_gap_and_reads_as_qemu_says(judged
         "LVTT": "timer", "SPIV": "spurious_vector", "ESR": "error_status",
     }  # fmt: skip
     for name, register in names.items():
-        assert int(re.search(rf"^{name}\s+(0x[0-9a-f]+)", theirs, re.M)[1], 16) == getattr(ours, register), (
-            name
-        )
+        assert int(re.search(rf"^{name}\s+(0x[0-9a-f]+)", theirs, re.M)[1], 16) == getattr(ours, register), name
     assert ours.version == 0x50014
     assert ours.destination_format == 0xFFFFFFFF
 
@@ -179,9 +173,7 @@ def test_our_lint_pins_are_as_the_firmware_leaves_them(judged):
     _, _, memory, _ = judged
     theirs = Lapic.from_bytes(memory[APIC_COPY : APIC_COPY + 1024])
     ours = boot_lapic(boot_processor=True).apply(Lapic())
-    trigger = LocalVector(
-        level_triggered=True
-    )  # means nothing to ExtINT and NMI; SeaBIOS sets it all the same
+    trigger = LocalVector(level_triggered=True)  # means nothing to ExtINT and NMI; SeaBIOS sets it all the same
     assert (ours.lint0, ours.lint1) == (theirs.lint0 & ~trigger, theirs.lint1 & ~trigger)
 
 

@@ -15,9 +15,7 @@ OFFSETS = {
     "timer": 0x320, "lint0": 0x350, "lint1": 0x360, "error": 0x370, "divide_configuration": 0x3E0,
 }  # fmt: skip
 
-lapics = st.builds(
-    Lapic, **{name: st.integers(0, 2 ** (256 if name in BITMAPS else 32) - 1) for name in FIELDS}
-)
+lapics = st.builds(Lapic, **{name: st.integers(0, 2 ** (256 if name in BITMAPS else 32) - 1) for name in FIELDS})
 
 
 @given(lapics)

@@ -71,9 +71,7 @@ def test_boot_msrs_are_those_that_firmware_leaves():
 
 def test_values_read_in_words():
     assert MtrrDefType(enabled=True, default_type=MemoryType.WRITE_BACK) == 0x806
-    assert (
-        MtrrDefType(0xC06).fixed_ranges_enabled and MtrrDefType(0xC06).default_type is MemoryType.WRITE_BACK
-    )
+    assert MtrrDefType(0xC06).fixed_ranges_enabled and MtrrDefType(0xC06).default_type is MemoryType.WRITE_BACK
     assert MtrrDefType(0x2).default_type == 2, "a reserved type is a number"
     assert MiscEnable(0x1).fast_strings and MiscEnable(enhanced_speedstep=True) == 1 << 16
     lines = boot_msrs().describe().splitlines()
@@ -117,9 +115,7 @@ def test_replace_changes_in_place_and_adds_at_the_end(before, after):
     msrs = Msrs.of(before).replace(after)
     assert {each.index: each.value for each in msrs} == before | after
     assert [each.index for each in msrs][: len(before)] == list(before)
-    assert Msrs.of(before | after).without(*after) == Msrs.of(
-        {i: v for i, v in before.items() if i not in after}
-    )
+    assert Msrs.of(before | after).without(*after) == Msrs.of({i: v for i, v in before.items() if i not in after})
 
 
 def test_a_missing_msr_is_refused_by_name():
@@ -155,8 +151,6 @@ def test_of_a_host_s_list_all_is_saved_but_aliases_and_machine_check_control():
     assert [index for index in AMD_HOST_LIST if not is_saveable(index)] == [0x12, 0x11, 0x17B]
 
 
-@pytest.mark.parametrize(
-    "index", [0x3A, 0x17B, 0x49, 0x10B, 0x33, 0x480, 0x570, 0xC0010200, 0x40000000, 0x12345]
-)
+@pytest.mark.parametrize("index", [0x3A, 0x17B, 0x49, 0x10B, 0x33, 0x480, 0x570, 0xC0010200, 0x40000000, 0x12345])
 def test_the_host_s_own_msrs_stay_the_host_s(index):
     assert not is_saveable(index)

@@ -177,9 +177,7 @@ def test_the_blob_is_the_tables_at_their_root():
 
 
 def test_all_three_sizes_of_page_are_walked_to():
-    read = memory_of(
-        _1000=0x2007, _2000=0x3007, _2008=0x8000_0087, _3000=0x4007, _3008=0x40_0087, _4008=0x5007
-    )
+    read = memory_of(_1000=0x2007, _2000=0x3007, _2008=0x8000_0087, _3000=0x4007, _3008=0x40_0087, _4008=0x5007)
     assert walk_memory(read, 0x1000, 0x1ABC) == (0x5ABC, 4096)
     assert walk_memory(read, 0x1000, 0x20_0ABC + 0x1000) == (0x40_1ABC, 2 * MIB)
     assert walk_memory(read, 0x1000, GIB + 0x1234_5678) == (0x9234_5678, GIB)

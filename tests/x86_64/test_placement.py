@@ -55,9 +55,7 @@ def test_an_initrd_keeps_off_everything_else(kernel, initrd):
 def test_an_initrd_goes_below_the_kernel_when_there_is_no_room_above(kernel, initrd):
     layout = Layout.for_memory(24 * MIB)
     assert place_initrd(initrd(15 * MIB), layout, kernel).guest_address == 1 * MIB
-    with pytest.raises(
-        KernelImageError, match=r"initrd's 15364K do not fit into RAM .*0x100000-0x17fffff.* 8M"
-    ):
+    with pytest.raises(KernelImageError, match=r"initrd's 15364K do not fit into RAM .*0x100000-0x17fffff.* 8M"):
         place_initrd(initrd(15 * MIB + 4 * KIB), layout, kernel)
 
 
@@ -93,9 +91,7 @@ def test_the_highest_free_place_is_found(size_bytes, taken):
 
     def free(address):
         whole = Region(address, size_bytes)
-        return whole.end <= 64 * 4096 and not any(
-            each.size_bytes and whole.overlaps(each) for each in regions
-        )
+        return whole.end <= 64 * 4096 and not any(each.size_bytes and whole.overlaps(each) for each in regions)
 
     expected = next((page * 4096 for page in range(63, -1, -1) if free(page * 4096)), None)
     assert found == expected if expected is not None else found < 0

@@ -120,9 +120,7 @@ def test_segments_that_cannot_be_are_refused_with_the_reason(make, why):
     ],
 )
 def test_segments_take_no_word_that_means_nothing_to_their_kind(make, what):
-    with pytest.raises(
-        PlanError, match=f"this kind of segment has no {what}; every kind has base, limit_bytes, "
-    ):
+    with pytest.raises(PlanError, match=f"this kind of segment has no {what}; every kind has base, limit_bytes, "):
         make()
 
 

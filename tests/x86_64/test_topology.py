@@ -2,7 +2,7 @@
 
 import pytest
 from cpuid_hosts import HOSTS, OLDER
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from anyvisor.config import Topology
@@ -34,6 +34,7 @@ def last_id(topology):
     return ((topology.sockets - 1) * core_ids + topology.cores - 1) * thread_ids + topology.threads - 1
 
 
+@settings(deadline=None)
 @given(topologies)
 def test_apic_ids_are_unique_and_fit_eight_bits_or_the_topology_is_refused(topology):
     if last_id(topology) > 254:
@@ -46,6 +47,7 @@ def test_apic_ids_are_unique_and_fit_eight_bits_or_the_topology_is_refused(topol
     assert ids[-1] == last_id(topology)
 
 
+@settings(deadline=None)
 @given(topologies, st.sampled_from(list(HOSTS | OLDER)), st.data())
 def test_all_leaves_agree_on_the_apic_id_and_how_to_take_it_apart(topology, name, data):
     assume(last_id(topology) <= 254)

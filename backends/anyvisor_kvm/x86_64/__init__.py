@@ -27,9 +27,7 @@ SOFTWARE_KVM = (
 def survey(kvm: X86KvmFd) -> Survey:
     """The facts of this host: what a vCPU can be given at most, asked of one made for the purpose."""
     cpuid = cpuid_from_kvm(fetch_cpuid(kvm.get_supported_cpuid))
-    return Survey(
-        (cpuid, readable_msrs(kvm, cpuid)), physical_address_bits(cpuid), notes(Path("/proc/cpuinfo"))
-    )
+    return Survey((cpuid, readable_msrs(kvm, cpuid)), physical_address_bits(cpuid), notes(Path("/proc/cpuinfo")))
 
 
 def readable_msrs(kvm: X86KvmFd, cpuid: Cpuid) -> Msrs:

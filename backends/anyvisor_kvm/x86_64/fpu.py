@@ -68,9 +68,7 @@ def put_fpu(fd: X86VcpuFd, state: Fpu) -> None:
 
 
 def _registers(area: bytes, start: int, count: int) -> tuple[bytes, ...]:
-    return tuple(
-        area[at : at + REGISTER_BYTES] for at in range(start, start + count * REGISTER_BYTES, REGISTER_BYTES)
-    )
+    return tuple(area[at : at + REGISTER_BYTES] for at in range(start, start + count * REGISTER_BYTES, REGISTER_BYTES))
 
 
 def _fill(area: bytearray, start: int, count: int, registers: tuple[bytes, ...]) -> None:
@@ -86,7 +84,5 @@ def _is_big(fd: X86VcpuFd) -> bool:
 
 
 def _area(fd: X86VcpuFd) -> abi.kvm_xsave:
-    area: abi.kvm_xsave = counted(
-        abi.kvm_xsave, ctypes.c_uint8, fd.xsave_bytes - ctypes.sizeof(abi.kvm_xsave)
-    )
+    area: abi.kvm_xsave = counted(abi.kvm_xsave, ctypes.c_uint8, fd.xsave_bytes - ctypes.sizeof(abi.kvm_xsave))
     return area

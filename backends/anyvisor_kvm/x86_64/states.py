@@ -141,9 +141,7 @@ def put_lapic(fd: X86VcpuFd, state: Lapic) -> None:  # noqa: D103
 def get_mp_state(fd: X86VcpuFd) -> MpState:  # noqa: D103
     number = fd.get_mp_state().mp_state
     if number not in Activity._value2member_map_:
-        raise Unsupported(
-            f"{fd.subject} is in KVM's multiprocessing state {number}, which no MpState stands for"
-        )
+        raise Unsupported(f"{fd.subject} is in KVM's multiprocessing state {number}, which no MpState stands for")
     return MpState(Activity(number))
 
 

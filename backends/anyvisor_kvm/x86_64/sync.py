@@ -57,9 +57,7 @@ class SyncedRegisters:
         bits = 0
         for kind in kinds:
             if kind not in KINDS or not KINDS[kind][0] & self._fd.sync_bits:
-                raise Unsupported(
-                    f"KVM cannot keep {kind.__name__} in the run page here; leave it out of keep_in_sync"
-                )
+                raise Unsupported(f"KVM cannot keep {kind.__name__} in the run page here; leave it out of keep_in_sync")
             bits |= KINDS[kind][0]
         self._hand_over()
         self._page.u64[VALID_REGS_U64] = bits

@@ -93,9 +93,7 @@ class LazyGroup(click.Group):
             return {}
         for name in offered.keys() & COMMANDS.keys():
             theirs = f"plugin {offered.pop(name)[1]} offers a command {name}"
-            warnings.warn(
-                f"{theirs}, which anyvisor has itself; rename it there", PluginWarning, stacklevel=2
-            )
+            warnings.warn(f"{theirs}, which anyvisor has itself; rename it there", PluginWarning, stacklevel=2)
         return offered
 
 

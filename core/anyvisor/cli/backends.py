@@ -25,7 +25,9 @@ def backends(as_json: bool) -> None:
         return
     for status in found:
         heading(f"{status.name}: {'available' if status.available else 'not available'}")
-        for line in _facts(status.facts) if status.facts else [status.reason, f"remedy: {status.remedy or 'none known'}"]:
+        for line in (
+            _facts(status.facts) if status.facts else [status.reason, f"remedy: {status.remedy or 'none known'}"]
+        ):
             click.echo(f"  {line}")
         click.echo(f"  from the plugin {status.plugin}")
 

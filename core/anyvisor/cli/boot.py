@@ -27,9 +27,7 @@ ASKED_FOR = {"quit": signal.SIGINT, "unread": getattr(signal, "SIGPIPE", signal.
 @click.option(
     "--backend", default="auto", metavar="NAME", help="The hypervisor; auto takes the first that can be used."
 )
-@click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="End the machine then."
-)
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="End the machine then.")
 def boot(backend: str, timeout: float | None, **options: Any) -> None:
     """Boot KERNEL, a bzImage or an ELF vmlinux, with its console on this terminal.
 

@@ -62,9 +62,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
     with plugin_warnings(shown=False):  # they are in the report
         problems = default_plugins().problems
-    checks = [
-        BackendCheck(status, self_test(status.name) if status.available else "") for status in hypervisors()
-    ]
+    checks = [BackendCheck(status, self_test(status.name) if status.available else "") for status in hypervisors()]
     if as_json:
         print_json(_to_data(checks, problems))
     else:
@@ -97,9 +95,7 @@ def _is_there(module: str) -> bool:
 def _cpu_flags() -> list[str]:
     """The processor's flags that matter for virtualisation, where Linux reports them."""
     try:
-        found = re.search(
-            r"^(?:flags|Features)\s*:(.*)$", CPUINFO.read_text("ascii", "replace"), re.MULTILINE
-        )
+        found = re.search(r"^(?:flags|Features)\s*:(.*)$", CPUINFO.read_text("ascii", "replace"), re.MULTILINE)
     except OSError:
         return []
     present = found[1].split() if found else []
@@ -131,13 +127,9 @@ def _print(checks: list[BackendCheck], problems: list[PluginProblem]) -> None:
         "memory": f"{memory >> 20} MiB" if memory else "unknown",
     }
     section("Software", _pairs(_software()))
-    section(
-        "Optional packages", _pairs({name: _presence(name, there) for name, there in _optional().items()})
-    )
+    section("Optional packages", _pairs({name: _presence(name, there) for name, there in _optional().items()}))
     section("Machine", _pairs(machine))
-    section(
-        "Hypervisors", _pairs({check.status.name: _verdict(check) for check in checks}) or "none is installed"
-    )
+    section("Hypervisors", _pairs({check.status.name: _verdict(check) for check in checks}) or "none is installed")
     section("Plugin problems", "\n".join(map(one_line, problems)) or "none")
 
 
@@ -155,6 +147,4 @@ def _verdict(check: BackendCheck) -> str:
     if not check.status.available:
         return f"not available: {check.status.reason}"
     notes = "".join(f"; {note}" for note in check.status.facts.notes) if check.status.facts else ""
-    return (
-        "works: a guest ran" if check.works else f"available, but a guest did not run: {check.self_test}"
-    ) + notes
+    return ("works: a guest ran" if check.works else f"available, but a guest did not run: {check.self_test}") + notes

@@ -54,9 +54,7 @@ def exit_code(error: BaseException) -> int:
         return BY_SIGNAL + signal.SIGINT
     if isinstance(error, errors.HypervisorUnavailable):
         return NO_HYPERVISOR
-    if isinstance(
-        error, (*mistakes, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-    ):
+    if isinstance(error, (*mistakes, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
         return MISTAKE
     return FAILURE
 

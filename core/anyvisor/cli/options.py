@@ -70,14 +70,10 @@ class MachineOptions:
 
 _OPTIONS = (
     click.argument("kernel", required=False, type=_FILE),
-    click.option(
-        "--config", type=_FILE, metavar="FILE", help="A machine in TOML; options override its values."
-    ),
+    click.option("--config", type=_FILE, metavar="FILE", help="A machine in TOML; options override its values."),
     click.option("--initrd", type=_FILE, metavar="FILE", help="The initial RAM disk."),
     click.option("--cmdline", metavar="TEXT", help="The kernel's command line."),
-    click.option(
-        "--append", metavar="TEXT", help="Add to the command line, the default one if there is no other."
-    ),
+    click.option("--append", metavar="TEXT", help="Add to the command line, the default one if there is no other."),
     click.option("--memory", "-m", metavar="SIZE", help="RAM, such as 512M (the default) or 2G."),
     click.option("--cpus", type=int, metavar="N", help="How many vCPUs; 1 by default."),
     click.option("--sockets", type=_COUNT, metavar="N", help="Processor packages."),

@@ -38,9 +38,7 @@ def plan(backend: str, as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(made.to_json())
         return
-    for title, text in importlib.import_module(f"anyvisor.{made.architecture}.describe").describe(
-        made, facts
-    ):
+    for title, text in importlib.import_module(f"anyvisor.{made.architecture}.describe").describe(made, facts):
         section(title, text)
 
 

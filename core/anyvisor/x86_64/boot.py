@@ -47,7 +47,11 @@ def assemble(config: MachineConfig, facts: HostFacts, steps: Steps) -> BootPlan:
 
     blobs = [
         *_by(steps.provider("anyvisor_memory_layout"), *bios_data(layout)),
-        *_by(steps.provider("anyvisor_gdt"), Blob("GDT", layout.gdt, gdt.to_bytes()), Blob("IDT", layout.idt, bytes(IDT_BYTES))),
+        *_by(
+            steps.provider("anyvisor_gdt"),
+            Blob("GDT", layout.gdt, gdt.to_bytes()),
+            Blob("IDT", layout.idt, bytes(IDT_BYTES)),
+        ),
         *_by(steps.provider("anyvisor_page_tables"), page_tables.blob()),
         *_by(steps.provider("anyvisor_mptable"), *(mptable.blobs if mptable else ())),
         *_by(steps.provider("anyvisor_acpi"), *(acpi.blobs if acpi else ())),

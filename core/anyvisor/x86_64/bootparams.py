@@ -71,12 +71,8 @@ class BootParams:
     def with_initrd(self, initrd: Blob) -> BootParams:
         """The same with that initrd."""
         address, size_bytes = initrd.guest_address, len(initrd.content)
-        header = attrs.evolve(
-            self.header, ramdisk_image=address & LOW_HALF, ramdisk_size=size_bytes & LOW_HALF
-        )
-        return attrs.evolve(
-            self, header=header, ext_ramdisk_image=address >> 32, ext_ramdisk_size=size_bytes >> 32
-        )
+        header = attrs.evolve(self.header, ramdisk_image=address & LOW_HALF, ramdisk_size=size_bytes & LOW_HALF)
+        return attrs.evolve(self, header=header, ext_ramdisk_image=address >> 32, ext_ramdisk_size=size_bytes >> 32)
 
     def to_bytes(self) -> bytes:
         """The page. PlanError when there are more than 128 memory map entries or a value does not fit."""
@@ -98,9 +94,7 @@ class BootParams:
         if len(page) != SIZE_BYTES:
             raise PlanError(f"a zero page has {SIZE_BYTES} bytes, not {len(page)}")
         if page[E820_ENTRIES] > MAX_ENTRIES:
-            raise PlanError(
-                f"zero page claims {page[E820_ENTRIES]} memory map entries of at most {MAX_ENTRIES}"
-            )
+            raise PlanError(f"zero page claims {page[E820_ENTRIES]} memory map entries of at most {MAX_ENTRIES}")
         end = E820_TABLE + page[E820_ENTRIES] * ENTRY.size
         starts = range(E820_TABLE, end, ENTRY.size)
         entries = tuple(E820Entry.from_bytes(page[each : each + ENTRY.size]) for each in starts)
@@ -173,13 +167,9 @@ def _command_line(command_line: str, layout: Layout, kernel: Kernel) -> bytes:
     try:
         text = command_line.encode("ascii")
     except UnicodeEncodeError as error:
-        raise ConfigError(
-            f"command_line: {command_line[error.start]!r} is not ASCII; write it escaped"
-        ) from error
+        raise ConfigError(f"command_line: {command_line[error.start]!r} is not ASCII; write it escaped") from error
     if b"\0" in text:
-        raise ConfigError(
-            "command_line: there is a NUL in it, where the kernel would stop reading; remove it"
-        )
+        raise ConfigError("command_line: there is a NUL in it, where the kernel would stop reading; remove it")
     limit = min(kernel.command_line_limit, layout.command_line.size_bytes - 1)
     if len(text) > limit:
         whose = "this kernel takes" if limit == kernel.command_line_limit else "there is room for"
@@ -192,9 +182,7 @@ def _loader_header(kernel: Kernel) -> SetupHeader:
     if kernel.setup_header:
         header = SetupHeader.from_bytes(kernel.setup_header)
     else:
-        header = attrs.evolve(
-            ELF_HEADER, cmdline_size=kernel.command_line_limit, initrd_addr_max=kernel.initrd_limit
-        )
+        header = attrs.evolve(ELF_HEADER, cmdline_size=kernel.command_line_limit, initrd_addr_max=kernel.initrd_limit)
     return attrs.evolve(
         header,
         type_of_loader=UNDEFINED_LOADER,

@@ -83,9 +83,7 @@ def load_bzimage(image: ImageFile, layout: Layout) -> Kernel:
     region = Region(_address(bzimage, layout), max(bzimage.header.init_size, bzimage.code_bytes), "kernel")
     in_ram = layout.kernel <= region.start < layout.low_ram_end
     check_room(image, layout, region, _INIT_SIZE if in_ram else _PREF_ADDRESS)
-    blob = Blob(
-        "kernel", region.start, image.content(bzimage.setup_bytes, bzimage.code_bytes), region.size_bytes
-    )
+    blob = Blob("kernel", region.start, image.content(bzimage.setup_bytes, bzimage.code_bytes), region.size_bytes)
     return _kernel(bzimage, Kernel("linux64", region.start + ENTRY_64, (blob,), 0, 0))
 
 

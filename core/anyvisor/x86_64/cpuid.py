@@ -42,9 +42,7 @@ class CpuidEntry:
     ebx: int = attrs.field(default=0, validator=_check_register)
     ecx: int = attrs.field(default=0, validator=_check_register)
     edx: int = attrs.field(default=0, validator=_check_register)
-    indexed: bool = attrs.field(
-        default=attrs.Factory(lambda self: self.leaf in INDEXED_LEAVES, takes_self=True)
-    )
+    indexed: bool = attrs.field(default=attrs.Factory(lambda self: self.leaf in INDEXED_LEAVES, takes_self=True))
 
     @property
     def place(self) -> str:

@@ -221,9 +221,7 @@ def _word(value: Any) -> str:
         return f"{int(value):#x} {value.words()}"
     if attrs.has(type(value)):
         items = ((each.name, getattr(value, each.name)) for each in attrs.fields(type(value)))
-        return " ".join(
-            name if item is True else f"{name}={item:#x}" for name, item in items if item is not False
-        )
+        return " ".join(name if item is True else f"{name}={item:#x}" for name, item in items if item is not False)
     return f"{value:#x}" if isinstance(value, int) else str(value)
 
 

@@ -83,9 +83,7 @@ def _check_identity(image: ImageFile, header: bytes) -> None:
         raise image.error(f"is no ELF file (it begins {header[:8].hex(' ')})", 0)
     bits, order = header[_CLASS], header[_DATA]
     if _BYTE_ORDERS.get(order) != "little-endian":
-        raise image.error(
-            f"is a {_BYTE_ORDERS.get(order, f'{order:#x}-endian')} ELF file, not an x86_64 one", _DATA
-        )
+        raise image.error(f"is a {_BYTE_ORDERS.get(order, f'{order:#x}-endian')} ELF file, not an x86_64 one", _DATA)
     machine, kind = struct.unpack_from("<H", header, _MACHINE)[0], struct.unpack_from("<H", header, _TYPE)[0]
     if machine != _X86_64:
         name = _MACHINES.get(machine, f"machine {machine}")
@@ -100,13 +98,9 @@ def _check_identity(image: ImageFile, header: bytes) -> None:
 def _segments(image: ImageFile, table: int, entry_bytes: int, count: int) -> list[Segment]:
     """What the program headers say is to be loaded."""
     if count == _PN_XNUM or count > MAX_PROGRAM_HEADERS:
-        raise image.error(
-            f"claims {count} program headers; a kernel has at most {MAX_PROGRAM_HEADERS}", _PHNUM
-        )
+        raise image.error(f"claims {count} program headers; a kernel has at most {MAX_PROGRAM_HEADERS}", _PHNUM)
     if entry_bytes != _PROGRAM_HEADER.size and count:
-        raise image.error(
-            f"has program headers of {entry_bytes} bytes, not {_PROGRAM_HEADER.size}", _PHENTSIZE
-        )
+        raise image.error(f"has program headers of {entry_bytes} bytes, not {_PROGRAM_HEADER.size}", _PHENTSIZE)
     if not image.has(table, count * entry_bytes):
         raise image.error(f"its {count} program headers at {table:#x} lie beyond the end of the file", _PHOFF)
     data = image.read(table, count * entry_bytes)
@@ -119,9 +113,7 @@ def _segments(image: ImageFile, table: int, entry_bytes: int, count: int) -> lis
 
 def _blob(image: ImageFile, layout: Layout, index: int, segment: Segment) -> Blob:
     if segment.file_bytes > segment.memory_bytes:
-        words = (
-            f"segment {index} has {segment.file_bytes} bytes in the file for {segment.memory_bytes} in memory"
-        )
+        words = f"segment {index} has {segment.file_bytes} bytes in the file for {segment.memory_bytes} in memory"
         raise image.error(words, segment.offset)
     if segment.file_bytes and not image.has(segment.file_offset, segment.file_bytes):
         end = segment.file_offset + segment.file_bytes

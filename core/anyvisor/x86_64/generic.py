@@ -1,7 +1,7 @@
 """Facts of a plain x86_64 machine, for planning a boot where no hypervisor is at hand.
 
-The processor is the least that a 64-bit Linux runs on (x86-64-v1 of the psABI) with an APIC; the interrupt chips and the
-timer are the hypervisor's. A plan made with these facts runs on any backend that has as much.
+The processor is the least that a 64-bit Linux runs on (x86-64-v1 of the psABI) with an APIC; the interrupt chips and
+the timer are the hypervisor's. A plan made with these facts runs on any backend that has as much.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from anyvisor.facts import Capability, HostFacts
 from anyvisor.x86_64.cpuid import Cpuid, CpuidEntry
 from anyvisor.x86_64.features import Feature
 from anyvisor.x86_64.state import VCPU_STATES, Clock, Fpu, Irqchip, Pit
+
+PHYSICAL_ADDRESS_BITS = 46
 
 _FEATURES = (
     Feature.FPU, Feature.VME, Feature.DE, Feature.PSE, Feature.TSC, Feature.MSR, Feature.PAE, Feature.MCE, Feature.CX8,
@@ -29,12 +31,12 @@ def _cpuid() -> Cpuid:
     ebx, edx, ecx, _ = _registers(vendor.ljust(16, b"\0"))
     brand = b"anyvisor generic x86-64".ljust(48, b"\0")
     entries = [
-        CpuidEntry(0, eax=1, ebx=ebx, ecx=ecx, edx=edx),
+        CpuidEntry(0, eax=0xB, ebx=ebx, ecx=ecx, edx=edx),
         CpuidEntry(1, eax=0x6F1, ebx=8 << 8),  # family 6 model 15; CLFLUSH line of 8 * 8 bytes
         CpuidEntry(0x80000000, eax=0x80000008),
         CpuidEntry(0x80000001),
         *(CpuidEntry(0x80000002 + i, 0, *_registers(brand[16 * i : 16 * i + 16])) for i in range(3)),
-        CpuidEntry(0x80000008, eax=48 << 8 | 36),  # linear and physical address bits
+        CpuidEntry(0x80000008, eax=48 << 8 | PHYSICAL_ADDRESS_BITS),  # linear and physical address bits
     ]
     return Cpuid(tuple(entries)).with_(*_FEATURES)
 
@@ -48,6 +50,6 @@ FACTS = HostFacts(
     max_vcpus=254,
     recommended_vcpus=254,
     max_memory_slots=32,
-    physical_address_bits=36,
+    physical_address_bits=PHYSICAL_ADDRESS_BITS,
     notes=("planned with generic facts: no hypervisor was asked",),
 )

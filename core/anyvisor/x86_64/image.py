@@ -57,6 +57,4 @@ def _no_kernel(image: ImageFile, start: bytes) -> KernelImageError:
         if start.startswith(magic, offset):
             return image.error(f"is not an x86_64 kernel but looks like {words}")
     found = start[:8].hex(" ")
-    return image.error(
-        f"is neither a bzImage nor an ELF vmlinux (it begins {found}); give an x86_64 Linux kernel"
-    )
+    return image.error(f"is neither a bzImage nor an ELF vmlinux (it begins {found}); give an x86_64 Linux kernel")

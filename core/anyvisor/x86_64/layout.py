@@ -36,6 +36,16 @@ BDA_BASE_MEMORY_KIB = 0x413
 """Two words of the BIOS data area: the EBDA's real-mode segment, and KiB of usable base memory."""
 
 
+_PAGE_TABLES = Region(PAGE_TABLES, PAGE_TABLES_END - PAGE_TABLES, "page tables")
+_COMMAND_LINE = Region(COMMAND_LINE, COMMAND_LINE_BYTES, "command line")
+_MP_TABLE = Region(MP_TABLE, EBDA - MP_TABLE, "MP table")
+_EBDA = Region(EBDA, 1 * KIB, "EBDA")
+_RESERVED = (
+    Region(MP_TABLE, LOW_RAM_END - MP_TABLE, "MP table, EBDA"),
+    Region(LOW_RAM_END, HIGH_RAM - LOW_RAM_END, "legacy ROM"),
+)
+
+
 @attrs.frozen
 class Layout:
     """The addresses that boot steps agree on. Override `anyvisor_memory_layout` to move one."""
@@ -46,14 +56,14 @@ class Layout:
     idt: int = IDT
     zero_page: int = ZERO_PAGE
     stack_top: int = STACK_TOP
-    page_tables: Region = Region(PAGE_TABLES, PAGE_TABLES_END - PAGE_TABLES, "page tables")
+    page_tables: Region = _PAGE_TABLES
     """Where page tables go if they fit; bigger ones go to the end of RAM below the MMIO gap."""
-    command_line: Region = Region(COMMAND_LINE, COMMAND_LINE_BYTES, "command line")
-    mptable: Region = Region(MP_TABLE, EBDA - MP_TABLE, "MP table")
-    ebda: Region = Region(EBDA, 1 * KIB, "EBDA")
+    command_line: Region = _COMMAND_LINE
+    mptable: Region = _MP_TABLE
+    ebda: Region = _EBDA
     kernel: int = HIGH_RAM
     """The lowest address at which a kernel may be placed."""
-    reserved: tuple[Region, ...] = (Region(MP_TABLE, LOW_RAM_END - MP_TABLE, "MP table, EBDA"), Region(LOW_RAM_END, HIGH_RAM - LOW_RAM_END, "legacy ROM"))
+    reserved: tuple[Region, ...] = _RESERVED
     """Ranges that the memory map given to the guest must call reserved."""
 
     @property
@@ -77,7 +87,7 @@ class Layout:
 
 
 def bios_data(layout: Layout) -> tuple[Blob, Blob]:
-    """What an OS reads of the BIOS's data: where the EBDA is and how many KiB of base memory there are, and the EBDA's size."""
+    """What an OS reads of the BIOS's data: where the EBDA is, the KiB of base memory, and the EBDA's size."""
     words = bytearray(BDA_BASE_MEMORY_KIB + 2 - BDA_EBDA_SEGMENT)
     struct.pack_into("<H", words, 0, layout.ebda.start >> 4)
     struct.pack_into("<H", words, BDA_BASE_MEMORY_KIB - BDA_EBDA_SEGMENT, layout.mptable.start // KIB)

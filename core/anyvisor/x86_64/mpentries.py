@@ -103,9 +103,7 @@ class Processor(Entry):
 
     def __str__(self) -> str:
         state = f"{'enabled' if self.enabled else 'disabled'}{', bootstrap' if self.bootstrap else ''}"
-        return (
-            f"processor {self.apic_id}: {state}, signature {self.signature:#x}, features {self.features:#x}"
-        )
+        return f"processor {self.apic_id}: {state}, signature {self.signature:#x}, features {self.features:#x}"
 
 
 @attrs.frozen

@@ -103,9 +103,7 @@ class MpTable:
         _check_ids(count, ids)
         free = set(range(BROADCAST)) - set(ids)
         ioapic = max(ids) + 1 if max(ids) + 1 in free else min(free)
-        processors = [
-            Processor(each, bootstrap=each == ids[0], signature=signature, features=features) for each in ids
-        ]
+        processors = [Processor(each, bootstrap=each == ids[0], signature=signature, features=features) for each in ids]
         return cls((*processors, *_wiring(ids[0], ioapic)))
 
     @classmethod
@@ -209,9 +207,7 @@ def find_pointer(read: Read) -> int | None:
     for place in places:
         area = read(place.start, place.size_bytes)
         for offset in range(0, place.size_bytes, 16):
-            if area.startswith(POINTER_SIGNATURE, offset) and _is_pointer(
-                area[offset : offset + POINTER.size]
-            ):
+            if area.startswith(POINTER_SIGNATURE, offset) and _is_pointer(area[offset : offset + POINTER.size]):
                 return place.start + offset
     return None
 
@@ -232,13 +228,9 @@ def _check_ids(count: int, ids: Sequence[int]) -> None:
     if not 1 <= count <= MAX_PROCESSORS:
         raise PlanError(f"MP table for {count} processors: it can name 1 to {MAX_PROCESSORS}")
     if len(ids) != count or len(set(ids)) != count:
-        raise PlanError(
-            f"MP table for {count} processors: {len(set(ids))} different APIC ids given; give {count}"
-        )
+        raise PlanError(f"MP table for {count} processors: {len(set(ids))} different APIC ids given; give {count}")
     if not all(0 <= each < BROADCAST for each in ids):
-        raise PlanError(
-            f"MP table: APIC ids {min(ids)} to {max(ids)}; they have 8 bits here, and 255 means all"
-        )
+        raise PlanError(f"MP table: APIC ids {min(ids)} to {max(ids)}; they have 8 bits here, and 255 means all")
 
 
 def _with_checksum(data: bytes, offset: int) -> bytes:
@@ -260,9 +252,7 @@ def _table_address(pointer: bytes) -> int:
     if signature != POINTER_SIGNATURE:
         raise PlanError(f"MP pointer: signature at offset 0x0 is {signature!r}, not {POINTER_SIGNATURE!r}")
     if length != 1 or revision not in REVISIONS:
-        raise PlanError(
-            f"MP pointer: length {length} and revision {revision} at offset 0x8 are not 1 and 4 (or 1)"
-        )
+        raise PlanError(f"MP pointer: length {length} and revision {revision} at offset 0x8 are not 1 and 4 (or 1)")
     _check_sum("MP pointer", pointer[: POINTER.size], POINTER_CHECKSUM)
     if features[0] or not address:
         raise PlanError(f"MP pointer names default configuration {features[0]} at offset 0xb, and no table")

@@ -138,9 +138,7 @@ class Msrs(VcpuState):
     def __getitem__(self, index: int) -> int:
         value = self.get(index)
         if value is None:
-            raise Unsupported(
-                f"{msr_name(index)} is not among these {len(self)} MSRs; ask with get or `in` first"
-            )
+            raise Unsupported(f"{msr_name(index)} is not among these {len(self)} MSRs; ask with get or `in` first")
         return value
 
     def __contains__(self, index: object) -> bool:
@@ -154,9 +152,7 @@ class Msrs(VcpuState):
 
     def replace(self, values: Mapping[Msr, int] | Mapping[int, int]) -> Msrs:
         """These MSRs with some values changed; those that are new come last."""
-        return Msrs.of(
-            {each.index: each.value for each in self.entries} | {int(i): v for i, v in values.items()}
-        )
+        return Msrs.of({each.index: each.value for each in self.entries} | {int(i): v for i, v in values.items()})
 
     def without(self, *indices: int) -> Msrs:
         """These MSRs less some."""

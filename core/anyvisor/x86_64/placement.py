@@ -12,9 +12,7 @@ from anyvisor.x86_64.layout import Layout
 def check_room(image: ImageFile, layout: Layout, region: Region, offset: int) -> None:
     """KernelImageError when `region` is no RAM for a kernel; `offset` is where the image asks for it."""
     if region.start < layout.kernel:
-        raise image.error(
-            f"{region} begins below {layout.kernel:#x}, the lowest address for a kernel", offset
-        )
+        raise image.error(f"{region} begins below {layout.kernel:#x}, the lowest address for a kernel", offset)
     if region.end > 4 * GIB:
         raise image.error(f"{region} reaches beyond 4 GiB, where the boot protocol has no kernels", offset)
     if not any(ram.contains(region.start, region.size_bytes) for ram in layout.ram):

@@ -19,8 +19,10 @@ IDT_BYTES = 8
 """One empty gate: there is no interrupt handler yet, so any exception is a triple fault."""
 
 
-def linux64_registers(kernel: Kernel, layout: Layout, gdt: Gdt, root: int, *, boot_processor: bool) -> tuple[VcpuState | Change, ...]:
-    """The states of a vCPU under the 64-bit Linux boot protocol; none for an application processor, which waits for SIPI.
+def linux64_registers(
+    kernel: Kernel, layout: Layout, gdt: Gdt, root: int, *, boot_processor: bool
+) -> tuple[VcpuState | Change, ...]:
+    """The states of a vCPU under the 64-bit Linux boot protocol; none for one that waits for INIT and SIPI.
 
     `root` is the guest-physical address of the top page table (CR3).
     """

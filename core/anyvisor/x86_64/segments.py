@@ -110,9 +110,7 @@ class Segment:
     def tss(cls, *, busy: bool = False, bits: int = 64, **extent: Unpack[Extent]) -> Segment:
         """A task-state segment: 64 bits for long mode, where its descriptor is wide, or 32 or 16."""
         _check_bits("TSS", bits, (64, 32, 16))
-        kinds = (
-            (SystemType.TSS16, SystemType.TSS16_BUSY) if bits == 16 else (SystemType.TSS, SystemType.TSS_BUSY)
-        )
+        kinds = (SystemType.TSS16, SystemType.TSS16_BUSY) if bits == 16 else (SystemType.TSS, SystemType.TSS_BUSY)
         return cls(type=int(kinds[busy]), wide=bits == 64, **_fields(extent))
 
     @classmethod
@@ -239,9 +237,7 @@ def _limit_contradictions(segment: Segment) -> Iterator[str]:
 
 def _check_bits(name: str, bits: int, allowed: tuple[int, ...]) -> None:
     if bits not in allowed:
-        raise PlanError(
-            f"there is no {bits}-bit {name} segment; use one of {', '.join(map(str, allowed))} bits"
-        )
+        raise PlanError(f"there is no {bits}-bit {name} segment; use one of {', '.join(map(str, allowed))} bits")
 
 
 def _fields(extent: Extent, *, smallest: bool = False) -> dict[str, Any]:

@@ -52,9 +52,7 @@ class XLoadFlags(Bits):
 
 def _at(offset: int, form: str, since: int = 0x200, kind: type[int] = int) -> Any:
     """A field: its offset in the file and zero page, its struct letter, the protocol that brought it."""
-    return attrs.field(
-        default=0, converter=kind, metadata={"offset": offset, "form": f"<{form}", "since": since}
-    )
+    return attrs.field(default=0, converter=kind, metadata={"offset": offset, "form": f"<{form}", "since": since})
 
 
 @attrs.frozen(kw_only=True)
@@ -145,9 +143,7 @@ def _word(value: int) -> str:
 def _fields() -> dict[str, tuple[int, str, int]]:
     """Each field's offset, struct format and first protocol version."""
     found = (each for each in attrs.fields(SetupHeader) if each.metadata)
-    return {
-        each.name: (each.metadata["offset"], each.metadata["form"], each.metadata["since"]) for each in found
-    }
+    return {each.name: (each.metadata["offset"], each.metadata["form"], each.metadata["since"]) for each in found}
 
 
 @functools.cache

@@ -138,7 +138,7 @@ class Regs(VcpuState):
 
 @attrs.frozen
 class SegmentRegister:
-    """A segment register with its hidden part, as SDM Vol. 3, 3.4.3 has it; `limit` is in bytes, already scaled by G."""
+    """A segment register with its hidden part, SDM Vol. 3, 3.4.3; `limit` is in bytes, already scaled by G."""
 
     base: int = 0
     limit: int = 0

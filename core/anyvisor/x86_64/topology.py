@@ -32,9 +32,7 @@ class Place:
     def of(cls, topology: Topology, vcpu: int) -> Place:
         """The place of vCPU number `vcpu`; threads count first, then cores. ConfigError if it has none."""
         if not 0 <= vcpu < topology.vcpus:
-            raise ConfigError(
-                f"vCPU {vcpu}: the topology has vCPUs 0 to {topology.vcpus - 1}; give it more cores"
-            )
+            raise ConfigError(f"vCPU {vcpu}: the topology has vCPUs 0 to {topology.vcpus - 1}; give it more cores")
         core, thread = divmod(vcpu, topology.threads)
         socket, core = divmod(core, topology.cores)
         return cls(topology, socket, core, thread)

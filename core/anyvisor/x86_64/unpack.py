@@ -57,9 +57,7 @@ def unpack(image: ImageFile, offset: int, size_bytes: int, cap_bytes: int = MAX_
     expected = int.from_bytes(size_word, "little")
     if expected > cap_bytes:
         limit = format_size(cap_bytes)
-        raise image.error(
-            f"its kernel unpacks to {expected} bytes, more than the {limit} allowed here", offset
-        )
+        raise image.error(f"its kernel unpacks to {expected} bytes, more than the {limit} allowed here", offset)
     unpacked = _collect(image, unpacker(image, _chunks(image, offset, packed)), offset, expected)
     return ImageFile(image.path, len(unpacked), unpacked)
 
@@ -86,9 +84,7 @@ def _collect(image: ImageFile, pieces: Iterator[bytes], offset: int, expected: i
         for piece in pieces:
             unpacked += piece
             if len(unpacked) > expected:
-                raise image.error(
-                    f"its kernel unpacks to more than the {expected} bytes that it says", offset
-                )
+                raise image.error(f"its kernel unpacks to more than the {expected} bytes that it says", offset)
     except KernelImageError:
         raise
     except Exception as error:  # six decompressors, each with errors of its own

@@ -30,8 +30,7 @@ INSIDE_ANOTHER = {
     f"kvm_run_{name}": ("kvm_run", name)
     for name in ("io", "mmio", "fail_entry", "internal", "system_event", "memory_fault")
 } | {
-    f"kvm_event_{name}": ("kvm_vcpu_events", name)
-    for name in ("exception", "interrupt", "nmi", "smi", "triple_fault")
+    f"kvm_event_{name}": ("kvm_vcpu_events", name) for name in ("exception", "interrupt", "nmi", "smi", "triple_fault")
 }
 OTHER_NAMES = {("kvm_run", "exits"): "io"}
 NEWER_THAN_SOME_HEADERS = {"KVM_EXIT_MEMORY_FAULT"}
@@ -108,9 +107,7 @@ def test_structures_of_exits_that_older_headers_lack_have_the_documented_layout(
 def test_the_words_of_the_run_loop_lie_where_the_structures_say():
     sizes = [run_page.IO.size, run_page.MMIO.size]
     assert sizes == [ctypes.sizeof(common.kvm_run_io), common.kvm_run_mmio.is_write.offset + 1]
-    fields = run_page.IO.unpack(
-        bytes(common.kvm_run_io(direction=1, size=2, port=0x3F8, count=7, data_offset=4096))
-    )
+    fields = run_page.IO.unpack(bytes(common.kvm_run_io(direction=1, size=2, port=0x3F8, count=7, data_offset=4096)))
     assert fields == (1, 2, 0x3F8, 7, 4096)
     mmio = common.kvm_run_mmio(phys_addr=0xFEE00000, len=4, is_write=1)
     mmio.data[0] = 0x55
@@ -118,9 +115,7 @@ def test_the_words_of_the_run_loop_lie_where_the_structures_say():
 
 
 def test_a_number_that_does_not_fit_is_refused():
-    with pytest.raises(
-        HypervisorError, match=r"kvm_irq_level \(irq=0x100000000 does not fit in its field\): EINVAL"
-    ):
+    with pytest.raises(HypervisorError, match=r"kvm_irq_level \(irq=0x100000000 does not fit in its field\): EINVAL"):
         common.kvm_irq_level(irq=1 << 32)
     with pytest.raises(HypervisorError, match="-0x1 does not fit"):
         common.kvm_irq_level().level = -1

@@ -58,9 +58,7 @@ def test_a_removed_irqfd_raises_nothing(guest, eventfd):
 def test_a_resampling_irqfd_tells_of_the_end_of_interrupt(guest, eventfd):
     """Line 4 level-triggered (ELCR, port 0x4d0), so that it stays up until the guest's end of interrupt."""
     level_triggered = bytes([0xB0, 0x10, 0xBA, 0xD0, 0x04, 0xEE])  # mov al, 0x10; mov dx, 0x4d0; out dx, al
-    end_of_interrupt = bytes(
-        [0xB0, 0x20, 0xE6, 0x20, 0xE6, OTHER_PORT, 0xCF]
-    )  # mov al, 0x20; out 0x20, al; ...; iret
+    end_of_interrupt = bytes([0xB0, 0x20, 0xE6, 0x20, 0xE6, OTHER_PORT, 0xCF])  # mov al, 0x20; out 0x20, al; ...; iret
     resample = os.eventfd(0, os.EFD_NONBLOCK)
     made = guest(level_triggered + WAIT_FOR_INTERRUPT, irqchip=True)
     handle_interrupt(made.memory)
@@ -165,9 +163,7 @@ def test_coalesced_writes_are_delivered_when_the_vcpu_is_kicked(guest):
 
 def test_what_kvm_lacks_is_unsupported(guest, eventfd):
     made = guest()
-    made.vm._host = attrs.evolve(
-        made.vm._host, facts=attrs.evolve(made.vm._host.facts, capabilities=frozenset())
-    )
+    made.vm._host = attrs.evolve(made.vm._host, facts=attrs.evolve(made.vm._host.facts, capabilities=frozenset()))
     for attempt in (
         lambda: made.vm.add_irqfd(eventfd, 4),
         lambda: made.vm.add_ioeventfd(eventfd, Region(MMIO, 4)),

@@ -115,9 +115,7 @@ def test_the_coalesced_ring_goes_round_and_is_emptied(page):
     for number, index in enumerate((168, 169, 0, 1)):
         is_port = number % 2
         address = 0x10 if is_port else 0x1000 + number
-        struct.pack_into(
-            "<QIIQ", page.mapping, start + 8 + 24 * index, address, 2, is_port, 0xEEEE00000000 | number
-        )
+        struct.pack_into("<QIIQ", page.mapping, start + 8 + 24 * index, address, 2, is_port, 0xEEEE00000000 | number)
     CoalescedRing(ring_page).drain(page, bus)
     assert device.writes == [(0, 2, 0), (0, 2, 1), (2, 2, 2), (0, 2, 3)]
     assert struct.unpack_from("<II", page.mapping, start) == (2, 2)

@@ -268,9 +268,7 @@ def test_another_kick_signal_may_be_chosen(usable_kvm):
 
 def test_a_vcpu_that_runs_cannot_be_run_again_or_closed(guest):
     made, runner = spinning(guest)
-    with pytest.raises(
-        HypervisorError, match=r"KVM_RUN \(vCPU 0 is in run already; kick it and wait\): EBUSY"
-    ):
+    with pytest.raises(HypervisorError, match=r"KVM_RUN \(vCPU 0 is in run already; kick it and wait\): EBUSY"):
         made.vcpu.run(made.bus)
     with pytest.raises(HypervisorError, match="EBUSY"):
         made.vm.close()

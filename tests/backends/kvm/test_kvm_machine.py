@@ -1,8 +1,8 @@
 """Whole machines on KVM: planned, launched and run as a kernel is, with a kernel of a dozen bytes."""
 
-import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -108,9 +108,9 @@ def test_fifty_machines_leave_nothing_behind(kvm, tmp_path):
     config = MachineConfig(kernel=tiny_elf(tmp_path / "vmlinux", RESET), memory="64M", vcpus=2)
 
     def held():
-        with open("/proc/self/maps") as maps:
-            mappings = sum(1 for line in maps if "anon_inode" in line or "kvm" in line)
-        return len(os.listdir("/proc/self/fd")), threading.active_count(), mappings
+        mappings = Path("/proc/self/maps").read_text().splitlines()
+        in_kvm = sum("anon_inode" in line or "kvm" in line for line in mappings)
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), in_kvm
 
     def live():
         with anyvisor.boot(config, backend=kvm) as booted:

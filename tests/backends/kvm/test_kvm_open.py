@@ -54,9 +54,7 @@ def test_a_file_that_is_no_kvm_says_so(tmp_path):
     path = tmp_path / "kvm"
     path.write_bytes(b"")
     before = held()
-    with pytest.raises(
-        HypervisorUnavailable, match=r"Inappropriate ioctl for device; name KVM's own device, /dev/kvm"
-    ):
+    with pytest.raises(HypervisorUnavailable, match=r"Inappropriate ioctl for device; name KVM's own device, /dev/kvm"):
         open_kvm(path)
     assert held() == before
 
@@ -76,9 +74,7 @@ open_kvm({str(path)!r})
     for folder in (*tmp_path.parents, tmp_path):
         if folder.owner() == "root" and os.getuid() == 0 and str(folder).startswith(str(tmp_path.parents[1])):
             folder.chmod(0o755)
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30
-    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
     assert "HypervisorUnavailable" in found.stderr
     assert "Permission denied; join the group that owns it (usermod -aG kvm" in found.stderr
 
@@ -226,9 +222,7 @@ def test_the_facts(kvm):
 
 @pytest.mark.kvm
 def test_the_address_width_is_the_processors(kvm):
-    (line,) = {
-        each for each in Path("/proc/cpuinfo").read_text().splitlines() if each.startswith("address sizes")
-    }
+    (line,) = {each for each in Path("/proc/cpuinfo").read_text().splitlines() if each.startswith("address sizes")}
     assert f": {kvm.facts.physical_address_bits} bits physical" in line
 
 
@@ -252,8 +246,6 @@ def test_the_plugin_names_the_backend_and_loads_nothing_heavy():
         "import sys, anyvisor_kvm; print(anyvisor_kvm.anyvisor_hypervisors()); "
         "print([name for name in sys.modules if name.startswith(('anyvisor_kvm.', 'fcntl'))])"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
-    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert found.stdout.splitlines() == ["{'kvm': 'anyvisor_kvm.hypervisor:open_kvm'}", "[]"]
     assert anyvisor_kvm.anyvisor_hypervisors.anyvisor_impl

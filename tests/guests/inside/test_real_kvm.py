@@ -31,9 +31,7 @@ def test_the_clock_is_the_hosts():
 
 
 def test_temporary_files_stay_in_the_guest(tmp_path):
-    mounted_on_tmp = [
-        line.split() for line in Path("/proc/mounts").read_text().splitlines() if " /tmp " in line
-    ]
+    mounted_on_tmp = [line.split() for line in Path("/proc/mounts").read_text().splitlines() if " /tmp " in line]
     assert mounted_on_tmp[-1][2] == "tmpfs"
     assert tmp_path.is_relative_to("/tmp")
 

@@ -15,9 +15,7 @@ from anyvisor_pc.rtc import open_rtc
 from anyvisor_pc.serial import open_serial
 from anyvisor_pc.specs import I8042, PCI, RTC, SERIAL
 
-pytestmark = pytest.mark.skipif(
-    not QemuDevices.available(), reason=f"needs {QEMU}: apt install qemu-system-x86"
-)
+pytestmark = pytest.mark.skipif(not QemuDevices.available(), reason=f"needs {QEMU}: apt install qemu-system-x86")
 
 DATA, IER, IIR, LCR, MCR, LSR, MSR, SCR = range(0x3F8, 0x400)
 SERIAL_OPERATIONS = 400
@@ -158,9 +156,7 @@ def test_clock_tells_the_same_time_in_every_format(qemu, register_b):
     in_binary, in_24_hours = register_b & 0x04, register_b & 0x02
     for hour in range(0, 24, 5):
         number = hour if in_24_hours else (hour - 1) % 12 + 1
-        hour_code = (number if in_binary else int(str(number), 16)) | (
-            0x80 if hour >= 12 and not in_24_hours else 0
-        )
+        hour_code = (number if in_binary else int(str(number), 16)) | (0x80 if hour >= 12 and not in_24_hours else 0)
         store(0x0B, register_b | 0x80)
         for index, value in ((0x32, 20), (9, 33), (8, 11), (7, 30), (2, 0), (0, 30)):
             store(index, value if in_binary else int(str(value), 16))

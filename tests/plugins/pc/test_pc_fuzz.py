@@ -15,9 +15,7 @@ from anyvisor_pc.rtc import open_rtc
 from anyvisor_pc.serial import open_serial
 from anyvisor_pc.specs import DEBUG, I8042, PCI, RTC, SERIAL
 
-VALUES = st.one_of(
-    st.integers(0, 0xFF), st.sampled_from([0, 0xFFFFFFFF, 0x80000000]), st.integers(0, 0xFFFFFFFF)
-)
+VALUES = st.one_of(st.integers(0, 0xFF), st.sampled_from([0, 0xFFFFFFFF, 0x80000000]), st.integers(0, 0xFFFFFFFF))
 SIZES = st.sampled_from([1, 1, 1, 1, 2, 4])
 FUZZ = settings(max_examples=60, stateful_step_count=60, deadline=None)
 

@@ -56,9 +56,7 @@ def test_the_byte_fe_in_port_0x60_is_no_reset(controller):
     assert controller.stops == []
 
 
-@pytest.mark.parametrize(
-    ("code", "expected"), [(0xAA, 0x55), (0xAB, 0x00), (0xA9, 0x01), (0xC0, 0x80), (0xE0, 0x00)]
-)
+@pytest.mark.parametrize(("code", "expected"), [(0xAA, 0x55), (0xAB, 0x00), (0xA9, 0x01), (0xC0, 0x80), (0xE0, 0x00)])
 def test_commands_with_an_answer(controller, code, expected):
     command(controller, code)
     assert answer(controller) == expected

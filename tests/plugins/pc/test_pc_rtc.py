@@ -57,9 +57,7 @@ def test_binary_mode():
     assert clock.date() == [20, 31, 12, 28, 23, 9, 5]
 
 
-@pytest.mark.parametrize(
-    ("hour", "bcd"), [(0, 0x12), (1, 0x01), (11, 0x11), (12, 0x92), (13, 0x81), (23, 0x91)]
-)
+@pytest.mark.parametrize(("hour", "bcd"), [(0, 0x12), (1, 0x01), (11, 0x11), (12, 0x92), (13, 0x81), (23, 0x91)])
 def test_twelve_hour_mode(hour, bcd):
     clock = Clock(calendar.timegm((2031, 1, 1, hour, 0, 0)))
     clock.write(0x0B, 0x00)

@@ -53,9 +53,7 @@ def test_loopback_test_of_linux(uart):
     assert uart.inb(MSR) & 0xF0 == 0xB0
 
 
-@pytest.mark.parametrize(
-    ("control", "lines"), [(0x11, 0x20), (0x12, 0x10), (0x14, 0x40), (0x18, 0x80), (0x1F, 0xF0)]
-)
+@pytest.mark.parametrize(("control", "lines"), [(0x11, 0x20), (0x12, 0x10), (0x14, 0x40), (0x18, 0x80), (0x1F, 0xF0)])
 def test_each_modem_output_loops_back_to_its_input(uart, control, lines):
     uart.outb(MCR, control)
     assert uart.inb(MSR) & 0xF0 == lines
