@@ -1,7 +1,7 @@
 """KVM's binary interface, the part that all architectures share: structures, exit reasons, capabilities.
 
-Names are those of linux/kvm.h, so that a reader can look them up; the tests compare every size, offset and
-number here with what a C compiler says.
+Names are those of linux/kvm.h, so that a reader can look them up; the tests compare every size, offset and number here
+with what a C compiler says.
 """
 
 # ruff: noqa: N801, D101 - the names are the kernel's, and so is what they mean

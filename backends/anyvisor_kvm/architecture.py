@@ -20,30 +20,22 @@ Accessors = tuple[Callable[[Any], Any], Callable[[Any, Any], None]]
 
 
 class Synced(Protocol):
-    """Registers that KVM copies to and from the run page, so that reading them costs no ioctl."""
+    """Registers that KVM copies to the run page at each exit, so that reading them costs no ioctl."""
 
     def keep(self, kinds: tuple[type[VcpuState], ...]) -> None:
         """Copy these from now on; Unsupported for a kind that KVM does not copy."""
         ...
 
     def get(self, kind: type[VcpuState]) -> VcpuState | None:
-        """The state as the run page has it; None when KVM must be asked, which is then safe to do."""
+        """The state as the run page has it; None when KVM must be asked."""
         ...
 
-    def put(self, state: VcpuState) -> bool:
-        """Whether the run page will carry it; if not, KVM must be told, which is then safe to do."""
+    def forget(self) -> None:
+        """Something is about to change the vCPU: what the page holds will be out of date."""
         ...
 
-    def running(self) -> None:
-        """`run` begins: what the page holds is about to be out of date."""
-        ...
-
-    def interrupted(self) -> None:
-        """KVM_RUN returned before it could look at the page."""
-        ...
-
-    def ran(self) -> None:
-        """`run` is over: the page is up to date."""
+    def refresh(self) -> None:
+        """`run` is over, and the page up to date."""
         ...
 
 

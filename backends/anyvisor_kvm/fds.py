@@ -1,9 +1,9 @@
 """KVM's three kinds of file descriptor, and the ioctls that all architectures have on each.
 
-Some facts about calling ioctl from Python. A signal may interrupt any system call: every ioctl is repeated on
-EINTR, but never KVM_RUN, where EINTR is how a vCPU is kicked. `fcntl.ioctl` refuses numbers over 31 bits,
-which KVM_SET_TSS_ADDR needs, so all but KVM_RUN go through libc's own `ioctl`; ctypes keeps the structure
-alive for the call.
+Some facts about calling ioctl from Python. A signal may interrupt any system call: every ioctl is repeated on EINTR,
+but never KVM_RUN, where EINTR is how a vCPU is kicked. `fcntl.ioctl` refuses numbers over 31 bits, which
+KVM_SET_TSS_ADDR needs, so all but KVM_RUN go through libc's own `ioctl`; ctypes keeps the structure alive for the
+call.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@
         get_sregs = ior(0x83, kvm_sregs)        # fd.get_sregs() -> kvm_sregs
         set_sregs = iow(0x84, kvm_sregs)        # fd.set_sregs(sregs)
 
-Some facts about request numbers (asm-generic/ioctl.h). Bits 0-7 are the ioctl's number, 8-15 its family (0xAE
-for KVM), 16-29 the size of the argument, 30 and 31 its direction as the caller sees it: 1 writes to the
-kernel, 2 reads from it. KVM takes some structures with an array at their end; only the part before the array
-counts as the argument's size.
+Some facts about request numbers (asm-generic/ioctl.h). Bits 0-7 are the ioctl's number, 8-15 its family (0xAE for
+KVM), 16-29 the size of the argument, 30 and 31 its direction as the caller sees it: 1 writes to the kernel, 2 reads
+from it. KVM takes some structures with an array at their end; only the part before the array counts as the argument's
+size.
 
 The attribute's name is the ioctl's: `get_sregs` is KVM_GET_SREGS.
 """

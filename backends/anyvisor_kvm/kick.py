@@ -1,16 +1,15 @@
 """How a vCPU is made to leave the guest, from any thread, without a race and without a signal handler.
 
-Some facts about the race. A signal that arrives just before KVM_RUN enters the kernel would be handled too
-early and do nothing. Two things together close that gap. `immediate_exit` in the run page makes a KVM_RUN
-that has not started yet return at once. And the kick signal is blocked in the thread that runs the vCPU, but
-not inside KVM_RUN, which swaps the thread's signal mask for the one that KVM_SET_SIGNAL_MASK gave it: a
-signal sent at any moment stays pending until it can interrupt the guest. KVM_RUN then returns EINTR with the
-signal still pending, so no handler ever runs, and none has to be installed: the signal is taken off the queue
-before `run` returns, and the thread's mask put back.
+Some facts about the race. A signal that arrives just before KVM_RUN enters the kernel would be handled too early and
+do nothing. Two things together close that gap. `immediate_exit` in the run page makes a KVM_RUN that has not started
+yet return at once. And the kick signal is blocked in the thread that runs the vCPU, but not inside KVM_RUN, which
+swaps the thread's signal mask for the one that KVM_SET_SIGNAL_MASK gave it: a signal sent at any moment stays pending
+until it can interrupt the guest. KVM_RUN then returns EINTR with the signal still pending, so no handler ever runs,
+and none has to be installed: the signal is taken off the queue before `run` returns, and the thread's mask put back.
 
-A signal whose action is the default one would end the process if it reached a thread that does not block it.
-The lock sees to it: signals are only sent to a thread that is between `enter` and `leave`. It is a reentrant
-lock since a Python signal handler may call `kick` on top of any of the methods here.
+A signal whose action is the default one would end the process if it reached a thread that does not block it. The lock
+sees to it: signals are only sent to a thread that is between `enter` and `leave`. It is a reentrant lock since a
+Python signal handler may call `kick` on top of any of the methods here.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The rarer kinds of I/O: strings (INS, OUTS), and MMIO of 3, 5, 6 or 7 bytes.
 
-Some facts about them. A string instruction with a REP prefix may come as one exit with a count: all its items
-lie one after the other in the run mapping. And an access that crosses a page comes as two pieces of any size;
-devices only know 1, 2, 4 and 8 bytes, so a piece of another size goes to them as aligned parts, as a memory
-bus would split it.
+Some facts about them. A string instruction with a REP prefix may come as one exit with a count: all its items lie one
+after the other in the run mapping. And an access that crosses a page comes as two pieces of any size; devices only
+know 1, 2, 4 and 8 bytes, so a piece of another size goes to them as aligned parts, as a memory bus would split it.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def string_io(page: RunPage, bus: Bus) -> None:
         if direction == KVM_EXIT_IO_OUT:
             bus.write_port(port, size, int.from_bytes(item, "little"))
         else:
-            item[:] = (bus.read_port(port, size) & MASKS[size]).to_bytes(size, "little")
+            item[:] = bus.read_port(port, size).to_bytes(size, "little")
 
 
 def odd_mmio(page: RunPage, bus: Bus) -> None:
@@ -42,7 +41,7 @@ def odd_mmio(page: RunPage, bus: Bus) -> None:
         if is_write:
             bus.write_mmio(address + offset, size, data >> offset * 8 & MASKS[size])
         else:
-            answer |= (bus.read_mmio(address + offset, size) & MASKS[size]) << offset * 8
+            answer |= bus.read_mmio(address + offset, size) << offset * 8
     if not is_write:
         page.u64[MMIO_DATA_U64] = answer
 

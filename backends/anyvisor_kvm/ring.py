@@ -1,10 +1,9 @@
 """Coalesced I/O: guest writes that KVM gathers in a ring instead of leaving the guest for each.
 
-Some facts about the ring. It is one page per VM, mapped behind every vCPU's run page, so two threads may find
-it full of the same writes: a lock makes one of them deliver all, and the other wait, since its own exit came
-after. KVM moves `last`, we move `first`; when the ring is full, the next write exits as any other does. The
-order of the ring is the order of the guest's writes, and all of it is older than the exit that is about to be
-handled.
+Some facts about the ring. It is one page per VM, mapped behind every vCPU's run page, so two threads may find it full
+of the same writes: a lock makes one of them deliver all, and the other wait, since its own exit came after. KVM moves
+`last`, we move `first`; when the ring is full, the next write exits as any other does. The order of the ring is the
+order of the guest's writes, and all of it is older than the exit that is about to be handled.
 """
 
 from __future__ import annotations

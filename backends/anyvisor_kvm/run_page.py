@@ -1,9 +1,9 @@
 """The pages that KVM and the owner of a vCPU share: why the guest came out, and the data of its I/O.
 
-Some facts about reading them fast. A ctypes structure costs a Python object per nested field; a memoryview
-cast to 32- or 64-bit words is indexed at the speed of a list. So the run loop reads words, at indices that
-are worked out here from the structures in `abi`, and unpacks what is particular to an exit in one call. Every
-access is checked against the mapping's bounds, by the memoryview.
+Some facts about reading them fast. A ctypes structure costs a Python object per nested field; a memoryview cast to 32-
+or 64-bit words is indexed at the speed of a list. So the run loop reads words, at indices that are worked out here
+from the structures in `abi`, and unpacks what is particular to an exit in one call. Every access is checked against
+the mapping's bounds, by the memoryview.
 
 Only the thread that runs the vCPU touches the pages; other threads write `immediate_exit` and nothing else.
 """
@@ -20,7 +20,6 @@ UNION = kvm_run.exits.offset
 IMMEDIATE_EXIT = kvm_run.immediate_exit.offset
 EXIT_REASON_U32 = kvm_run.exit_reason.offset // 4
 VALID_REGS_U64 = kvm_run.kvm_valid_regs.offset // 8
-DIRTY_REGS_U64 = kvm_run.kvm_dirty_regs.offset // 8
 SYNC_REGS = kvm_run.s.offset
 UNION_U64 = UNION // 8
 UNION_WORDS = kvm_run_exits.words.size // 8

@@ -1,14 +1,14 @@
 """A virtual processor: the run loop, and state by type.
 
-Some facts about the loop. It is the hottest code of the backend, so it makes no object and calls nothing but
-KVM and the bus. `fcntl.ioctl` without a third argument costs a third of a ctypes call or of itself with one
-(measured); an exception is raised only when KVM_RUN fails, which on this road means a kick. Data of an I/O
-exit lies where KVM has put it for every kernel yet, one page into the mapping; anything else (strings, other
-places, odd sizes) takes the slow road.
+Some facts about the loop. It is the hottest code of the backend, so it makes no object and calls nothing but KVM and
+the bus. `fcntl.ioctl` without a third argument costs a third of a ctypes call or of itself with one (measured); an
+exception is raised only when KVM_RUN fails, which on this road means a kick. Data of an I/O exit lies where KVM has
+put it for every kernel yet, one page into the mapping; anything else (strings, other places, odd sizes) takes the slow
+road.
 
-An I/O exit is only half an access: KVM finishes it (takes the answer of a read, moves RIP on) when KVM_RUN is
-called again, before it looks for kicks. So a vCPU that was kicked has nothing half done, and its state can be
-read and put. When a device raises, the access is finished in the same way before `run` passes the error on.
+An I/O exit is only half an access: KVM finishes it (takes the answer of a read, moves RIP on) when KVM_RUN is called
+again, before it looks for kicks. So a vCPU that was kicked has nothing half done, and its state can be read and put.
+When a device raises, the access is finished in the same way before `run` passes the error on.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ class KvmVcpu:
     def put(self, state: VcpuState) -> None:
         """Set a part of the vCPU's state; HypervisorError naming the ioctl when KVM refuses it."""
         _, put = accessors(self._states, type(state))
-        if not self._synced.put(state):
-            put(self._fd, state)
+        self._synced.forget()
+        put(self._fd, state)
 
     def keep_in_sync(self, *kinds: type[VcpuState]) -> None:
         """Have KVM copy these states into the run page at every exit, so that `get` costs no ioctl.
 
-        `Regs` are put that way, too. These kinds and no others, from now on. Unsupported for one that KVM
-        cannot copy; on x86_64 it can copy Regs, Sregs and VcpuEvents.
+        These kinds and no others, from now on. Unsupported for one that KVM cannot copy; on x86_64 it can copy
+        Regs, Sregs and VcpuEvents.
         """
         self._synced.keep(kinds)
 
@@ -97,14 +97,14 @@ class KvmVcpu:
             self._kicker.leave()
 
     def _run(self, bus: Bus) -> Exit:
-        self._synced.running()
+        self._synced.forget()
         try:
             found = self._loop(bus)
         except BaseException:
             with self._kicker.staying_out(), contextlib.suppress(Exception):
                 self._loop(bus)
             raise
-        self._synced.ran()
+        self._synced.refresh()
         if isinstance(found, Kicked):
             self._kicker.kicked()
         return found
@@ -133,7 +133,7 @@ class KvmVcpu:
                 if direction == OUT:
                     write_port(port, size, data[PAGE_BYTES // size])
                 else:
-                    data[PAGE_BYTES // size] = read_port(port, size) & MASKS[size]
+                    data[PAGE_BYTES // size] = read_port(port, size)
             elif reason == EXIT_MMIO:
                 address, value, size, is_write = unpack_mmio(mapping, UNION)
                 if not MASKS[size]:
@@ -141,7 +141,7 @@ class KvmVcpu:
                 elif is_write:
                     write_mmio(address, size, value & MASKS[size])
                 else:
-                    u64[MMIO_DATA_U64] = read_mmio(address, size) & MASKS[size]
+                    u64[MMIO_DATA_U64] = read_mmio(address, size)
             else:
                 return decode(page)
 
@@ -152,7 +152,6 @@ class KvmVcpu:
             return decode(self._page)
         if error.errno not in (errno.EINTR, errno.EAGAIN):
             raise HypervisorError("KVM_RUN", error.errno or 0, self._fd.subject) from error
-        self._synced.interrupted()
         if self._ring.active:
             self._ring.drain(self._page, bus)
         if error.errno == errno.EAGAIN:  # it was waiting for its SIPI, which has come

@@ -13,6 +13,7 @@ A `Bits` *is* an int, so it goes wherever the register's raw value goes.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
@@ -90,9 +91,13 @@ class Bits(int):
     def words(self) -> str:
         """The set fields in words: `pe|et|pg`, and `name=value` for fields wider than a bit."""
         set_fields = [(name, each) for name, each in self.fields.items() if int(self) & each.mask]
-        parts = [name if each.width == 1 else f"{name}={each.__get__(self, type(self))!s}" for name, each in set_fields]
+        parts = [name if each.width == 1 else f"{name}={_word(getattr(self, name))}" for name, each in set_fields]
         unnamed = int(self) & ~sum({each.mask for each in self.fields.values()})
         return "|".join([*parts, *([f"{unnamed:#x}"] if unnamed else [])])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({int(self):#x}: {self.words()})" if self else f"{type(self).__name__}(0)"
+
+
+def _word(value: object) -> str:
+    return value.name.lower().replace("_", "-") if isinstance(value, enum.Enum) else str(value)

@@ -11,7 +11,8 @@ import attrs
 from anyvisor.errors import ConfigError
 from anyvisor.memory import MIB, PAGE_BYTES, format_size, parse_size
 
-DEFAULT_COMMAND_LINE = "console=ttyS0 reboot=k panic=-1"
+DEFAULT_COMMAND_LINE = "console=ttyS0 reboot=k panic=-1 acpi=off pci=off"
+"""Console on the serial port, reboot through the keyboard controller, and no search for what the machine has not."""
 DEFAULT_MEMORY_BYTES = 512 * MIB
 MAX_VCPUS = 254
 """The most vCPUs that 8-bit APIC ids and the MP table can name."""

@@ -1,8 +1,8 @@
 """VM states to KVM's structures and back: interrupt chips, the PIT, the clock.
 
-Some facts about order. KVM makes the interrupt chips only before the first vCPU (else EINVAL), and the PIT
-only after them (else ENOENT, from newer kernels; older ones take it). The first put of each creates it; parts
-that are None keep their reset state.
+Some facts about order. KVM makes the interrupt chips only before the first vCPU (else EINVAL), and the PIT only after
+them (else ENOENT, from newer kernels; older ones take it). The first put of each creates it; parts that are None keep
+their reset state.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """VcpuEvents: what is on its way into a vCPU.
 
-Some facts about pending and injected. An exception is pending until the processor has begun to deliver it,
-injected after. KVM has told the two apart since Linux 4.20, once KVM_CAP_EXCEPTION_PAYLOAD is enabled; the
-backend enables it where it can. Without it a pending exception is reported as injected, and cannot be put as
-pending. KVM never reports a SIPI vector, but takes one.
+Some facts about pending and injected. An exception is pending until the processor has begun to deliver it, injected
+after. KVM has told the two apart since Linux 4.20, once KVM_CAP_EXCEPTION_PAYLOAD is enabled; the backend enables it
+where it can. Without it a pending exception is reported as injected, and cannot be put as pending. KVM never reports a
+SIPI vector, but takes one.
 """
 
 from __future__ import annotations

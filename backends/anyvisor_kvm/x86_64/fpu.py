@@ -1,10 +1,10 @@
 """The x87, SSE and wider registers: Xsave, and Fpu as the first part of it.
 
-Some facts about KVM_SET_FPU, which is not used here. It writes the FXSAVE part of a vCPU's XSAVE area and
-leaves the area's header alone. As long as the header calls x87 and SSE unused (a fresh vCPU's does), the
-processor loads their initial values at the next VM entry and what was set is lost, although KVM_GET_FPU still
-reports it. Nor does it carry MXCSR. So Fpu goes through KVM_SET_XSAVE here, with the header set; a guest sees
-what was put, and MXCSR stays as it was.
+Some facts about KVM_SET_FPU, which is not used here. It writes the FXSAVE part of a vCPU's XSAVE area and leaves the
+area's header alone. As long as the header calls x87 and SSE unused (a fresh vCPU's does), the processor loads their
+initial values at the next VM entry and what was set is lost, although KVM_GET_FPU still reports it. Nor does it carry
+MXCSR. So Fpu goes through KVM_SET_XSAVE here, with the header set; a guest sees what was put, and MXCSR stays as it
+was.
 
 The FXSAVE part is laid out as in SDM Vol. 1, table 10-2.
 """

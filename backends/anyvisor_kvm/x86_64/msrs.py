@@ -1,9 +1,9 @@
 """Model-specific registers, many at a time.
 
-Some facts about KVM's answer. KVM_GET_MSRS and KVM_SET_MSRS return how many entries they did and stop,
-without an error, at the first that they refuse; at most 255 go into one call. What a VM's vCPUs have is less
-than KVM's list for the host: some MSRs exist only with their CPUID bit. So `get` leaves out what the vCPU
-refuses, and `put`, which was asked for exactly these, names it.
+Some facts about KVM's answer. KVM_GET_MSRS and KVM_SET_MSRS return how many entries they did and stop, without an
+error, at the first that they refuse; at most 255 go into one call. What a VM's vCPUs have is less than KVM's list for
+the host: some MSRs exist only with their CPUID bit. So `get` leaves out what the vCPU refuses, and `put`, which was
+asked for exactly these, names it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """vCPU states to KVM's structures and back; the table at the end says all there is.
 
-Some facts about KVM's side. Asking for MpState may change the local APIC. And what KVM_SET_CPUID2 is given is
-not what KVM_GET_CPUID2 returns later, since KVM keeps up to date the bits that change at run time; once a
-vCPU has run, its table can only be set to what it is.
+Some facts about KVM's side. Asking for MpState may change the local APIC. And what KVM_SET_CPUID2 is given is not what
+KVM_GET_CPUID2 returns later, since KVM keeps up to date the bits that change at run time; once a vCPU has run, its
+table can only be set to what it is.
 """
 
 from __future__ import annotations

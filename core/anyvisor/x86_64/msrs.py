@@ -44,9 +44,6 @@ class MemoryType(enum.IntEnum):
     WRITE_PROTECTED = 5
     WRITE_BACK = 6
 
-    def __str__(self) -> str:
-        return self.name.lower().replace("_", "-")
-
 
 def _memory_type(value: int) -> MemoryType | int:
     return MemoryType(value) if value in MemoryType._value2member_map_ else value

@@ -1,6 +1,8 @@
 """I/O that does not come exit by exit: eventfds in place of lines and exits, and coalesced writes."""
 
 import os
+import threading
+import time
 
 import attrs
 import pytest
@@ -157,6 +159,24 @@ def test_coalesced_writes_are_delivered_when_the_vcpu_is_kicked(guest):
     made = guest(bytes([0xC6, 0x06, 0, 0, 0x11, *SMALLEST]))  # mov byte [0], 0x11; out PORT, al; hlt
     made.vm.coalesce(Region(MMIO, 0x100))
     made.ports.then = made.vcpu.kick
+    assert made.run() == Kicked()
+    assert made.mmio.values == [0x11]
+
+
+def test_a_kick_delivers_what_was_gathered_since_the_last_exit(guest):
+    code = bytes([0xE6, PORT,                  # out PORT, al
+                  0xC6, 0x06, 0, 0, 0x11,      # mov byte [0], 0x11
+                  0x26, 0xC6, 0x06, 0, 0x30, 1,  # mov byte es:[0x3000], 1
+                  0xEB, 0xFE])  # jmp .  # fmt: skip
+    made = guest(code)
+    made.vm.coalesce(Region(MMIO, 0x100))
+
+    def kick_once_it_spins():
+        while made.memory.read(0x3000, 1) == b"\0":
+            time.sleep(0.001)
+        made.vcpu.kick()
+
+    made.ports.then = threading.Thread(target=kick_once_it_spins, daemon=True).start
     assert made.run() == Kicked()
     assert made.mmio.values == [0x11]
 

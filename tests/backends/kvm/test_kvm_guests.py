@@ -274,6 +274,13 @@ def test_the_error_of_a_device_comes_out_of_run_and_the_vcpu_goes_on(guest):
     assert made.ports.values == [0x42]
 
 
+def test_a_read_that_a_device_refuses_is_over_when_run_passes_the_error_on(guest):
+    made = guest(bytes([0xE4, PORT, 0xF4]))  # in al, PORT; hlt
+    with pytest.raises(IndexError):  # the device has no answers
+        made.run()
+    assert made.vcpu.get(Regs).rip == 2
+
+
 def test_the_error_of_a_device_in_half_an_access_leaves_nothing_half_done(guest):
     made = guest(bytes([0x66, 0xA1, 0xFE, 0x0F, 0xF4]), answers=[0x1122, 0x3344])  # mov eax, [0xffe]; hlt
 

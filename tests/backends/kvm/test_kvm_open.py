@@ -153,6 +153,25 @@ def test_whichever_call_fails_nothing_is_left_behind(usable_kvm, libc):
 
 
 @pytest.mark.kvm
+def test_the_pages_that_intel_borrows_lie_in_the_mmio_gap_and_come_before_vcpus(usable_kvm, libc):
+    set_tss_addr, set_identity_map_addr, create_vcpu = 0xAE47, 0x4008AE48, 0xAE41
+    calls = []
+
+    def answer(fd, request, argument):
+        calls.append((request, argument if isinstance(argument, int) else argument._obj))
+
+    libc(answer)
+    with open_kvm() as kvm, kvm.create_vm() as vm:
+        calls.clear()
+        kvm.create_vm()
+        vm.create_vcpu(0)
+    requests = [request for request, _ in calls]
+    assert calls[requests.index(set_tss_addr)][1] == 0xFFFBD000
+    assert calls[requests.index(set_identity_map_addr)][1].address == 0xFFFBC000
+    assert max(map(requests.index, (set_tss_addr, set_identity_map_addr))) < requests.index(create_vcpu)
+
+
+@pytest.mark.kvm
 def test_a_vcpu_whose_pages_cannot_be_mapped_is_given_back(kvm, monkeypatch):
     vm = kvm.create_vm()
     before = held()
