@@ -8,6 +8,7 @@ import pytest
 from guests_in_bytes import LOAD_ADDRESS
 
 from anyvisor import BootPlan, MachineConfig, assemble, generic_facts
+from anyvisor.config import DEFAULT_COMMAND_LINE
 from anyvisor.memory import GIB, MIB
 from anyvisor.x86_64.describe import describe
 
@@ -189,8 +190,8 @@ def test_what_is_left_out_of_a_topology_follows_from_the_rest(kernel, options, t
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ([], "console=ttyS0 reboot=k panic=-1"),
-        (["--append", "quiet"], "console=ttyS0 reboot=k panic=-1 quiet"),
+        ([], DEFAULT_COMMAND_LINE),
+        (["--append", "quiet"], f"{DEFAULT_COMMAND_LINE} quiet"),
         (["--cmdline", "a=1"], "a=1"),
         (["--cmdline", "a=1", "--append", "b=2"], "a=1 b=2"),
         (["--cmdline", ""], ""),
