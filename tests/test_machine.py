@@ -246,6 +246,19 @@ def test_onlookers_are_told_of_start_and_end():
     assert seen == [("started", Machine), ("stopped", "halted")]
 
 
+def test_an_onlooker_that_fails_at_the_end_is_told_to_who_waits():
+    class Onlooker:
+        @hookimpl
+        def anyvisor_machine_stopped(self):
+            raise KeyError("gone")
+
+    plugins = load_plugins([Onlooker()], installed=False)
+    with launch(plan(), FakeHypervisor([Halted()]), plugins) as made:
+        with pytest.raises(PluginError, match="plugin Onlooker failed in anyvisor_machine_stopped: KeyError"):
+            made.start().wait(5)
+        assert made.phase is Phase.STOPPED
+
+
 def test_a_machine_without_a_console_says_so():
     with machine() as made, pytest.raises(Unsupported, match="no console"):
         _ = made.console

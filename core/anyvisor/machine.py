@@ -22,7 +22,7 @@ from anyvisor.assemble import boot_module
 from anyvisor.bus import Bus
 from anyvisor.console import Console
 from anyvisor.diagnose import death
-from anyvisor.errors import AnyvisorError, GuestError, Unsupported
+from anyvisor.errors import AnyvisorError, GuestError, PluginError, Unsupported
 from anyvisor.exits import Exit, Halted, Kicked, SystemEvent
 from anyvisor.hypervisor import Vcpu, Vm
 from anyvisor.memory import GuestMemory
@@ -213,6 +213,8 @@ class Machine:
             console.close(self.outcome.reason)
         try:
             self.plugins.hook.anyvisor_machine_stopped(machine=self, outcome=self.outcome)
+        except PluginError as error:  # told to who waits, unless there is worse to tell
+            self.outcome = attrs.evolve(self.outcome, error=self.outcome.error or error)
         finally:
             with self._changed:
                 self.phase = Phase.STOPPED

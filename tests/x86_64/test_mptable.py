@@ -7,7 +7,7 @@ from anyvisor.config import Topology
 from anyvisor.errors import ConfigError, PlanError
 from anyvisor.memory import MIB, Region
 from anyvisor.plan import BootPlan
-from anyvisor.x86_64.layout import Layout, bios_data_area
+from anyvisor.x86_64.layout import Layout, bios_data
 from anyvisor.x86_64.mpentries import (
     Bus,
     InterruptFlags,
@@ -171,8 +171,8 @@ def test_without_a_pointer_the_ebda_follows_the_region():
 
 def test_a_plan_finds_its_own_table_where_linux_looks():
     table = MpTable.for_cpus(254)
-    placed = table.at(LAYOUT.mptable)
-    plan = BootPlan("x86_64", LAYOUT.ram, blobs=(*placed.blobs, bios_data_area(LAYOUT)))
+    placed = table.at(LAYOUT.mptable, pointer=LAYOUT.mp_pointer)
+    plan = BootPlan("x86_64", LAYOUT.ram, blobs=(*placed.blobs, *bios_data(LAYOUT)))
     assert find_pointer(plan.read) == placed.pointer
     assert MpTable.from_memory(plan.read, placed.pointer) == table
 
