@@ -10,23 +10,12 @@ from anyvisor.facts import Capability, HostFacts
 from anyvisor.memory import Region
 from anyvisor.plan import Blob, BootPlan, DeviceSpec, FileSlice, Step, VcpuPlan
 from anyvisor.states import Change
+from anyvisor.x86_64.chips import Clock, Ioapic, Irqchip, Pit
+from anyvisor.x86_64.control import Cr0, Rflags
 from anyvisor.x86_64.cpuid import Cpuid, CpuidEntry
 from anyvisor.x86_64.lapic import boot_lapic
 from anyvisor.x86_64.msrs import MsrEntry, Msrs, boot_msrs
-from anyvisor.x86_64.state import (
-    Activity,
-    Clock,
-    Cr0,
-    Ioapic,
-    Irqchip,
-    MpState,
-    Pit,
-    Regs,
-    Rflags,
-    SegmentRegister,
-    Sregs,
-    VcpuEvents,
-)
+from anyvisor.x86_64.state import Activity, MpState, Regs, SegmentRegister, Sregs, VcpuEvents
 
 
 def over_json(value, kind):

@@ -15,9 +15,10 @@ import attrs
 from anyvisor.bus import Bus
 from anyvisor.exits import Exit, Kicked
 from anyvisor.facts import HostFacts
+from anyvisor.x86_64.control import ApicBase, Cr0
 from anyvisor.x86_64.generic import FACTS
 from anyvisor.x86_64.lapic import Lapic
-from anyvisor.x86_64.state import ApicBase, Cr0, DescriptorTable, Regs, SegmentRegister, Sregs
+from anyvisor.x86_64.state import DescriptorTable, Regs, SegmentRegister, Sregs
 
 Item = Exit | Callable[[Bus], None]
 

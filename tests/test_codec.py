@@ -17,15 +17,11 @@ from anyvisor.facts import Capability, HostFacts
 from anyvisor.plan import BootPlan, VcpuPlan
 from anyvisor.states import Change, State, VcpuState, VmState
 from anyvisor.x86_64 import state as x86_64_state
+from anyvisor.x86_64.control import Cr0
 from anyvisor.x86_64.cpuid import Cpuid, CpuidEntry
 from anyvisor.x86_64.lapic import Lapic, LocalVector
 from anyvisor.x86_64.msrs import Msrs
-from anyvisor.x86_64.state import (
-    Cr0,
-    Regs,
-    SegmentRegister,
-    Sregs,
-)
+from anyvisor.x86_64.state import Regs, SegmentRegister, Sregs
 from codec_examples import full_facts, full_plan, over_json, same
 
 STATES = sorted(

@@ -13,8 +13,9 @@ from anyvisor.memory import MIB, Region
 from anyvisor.plan import Blob, BootPlan, DeviceSpec, FileSlice, VcpuPlan
 from anyvisor.plugins import load_plugins
 from anyvisor.states import Change
+from anyvisor.x86_64.chips import Irqchip, Pit
 from anyvisor.x86_64.generic import FACTS
-from anyvisor.x86_64.state import Irqchip, Pit, Regs, Sregs
+from anyvisor.x86_64.state import Regs, Sregs
 from fakes import FakeHypervisor
 
 RAM = (Region(0, 2 * MIB, "RAM"),)
@@ -262,3 +263,180 @@ def test_an_onlooker_that_fails_at_the_end_is_told_to_who_waits():
 def test_a_machine_without_a_console_says_so():
     with machine() as made, pytest.raises(Unsupported, match="no console"):
         _ = made.console
+
+
+def test_a_stop_asked_for_while_it_starts_is_obeyed():
+    class Onlooker:
+        @hookimpl
+        def anyvisor_machine_started(self, machine):
+            machine.request_stop("stopped")
+
+    plugins = load_plugins([Onlooker()], installed=False)
+    with launch(plan(), FakeHypervisor(), plugins) as made:
+        assert made.start().wait(5).reason == "stopped"
+        assert made.vcpus[0].runs == 0
+
+
+def test_a_stop_asked_for_before_the_start_is_obeyed():
+    with machine() as made:
+        made.request_stop("stopped")
+        assert made.start().wait(5).reason == "stopped"
+        assert made.vcpus[0].runs == 0
+
+
+def test_an_onlooker_that_fails_at_the_start_leaves_a_stopped_machine():
+    class Onlooker:
+        @hookimpl
+        def anyvisor_machine_started(self):
+            raise KeyError("gone")
+
+    plugins = load_plugins([Onlooker()], installed=False)
+    with launch(plan(), FakeHypervisor(), plugins) as made:
+        with pytest.raises(PluginError, match="Onlooker"):
+            made.start()
+        assert made.phase is Phase.STOPPED
+
+
+def test_two_threads_cannot_both_start_it():
+    with machine() as made:
+        results = []
+
+        def start():
+            try:
+                made.start()
+                results.append("started")
+            except GuestError:
+                results.append("refused")
+
+        starters = [threading.Thread(target=start) for _ in range(8)]
+        for starter in starters:
+            starter.start()
+        for starter in starters:
+            starter.join(5)
+        assert sorted(results) == ["refused"] * 7 + ["started"]
+        assert len([thread for thread in threading.enumerate() if thread.name == "vcpu0"]) == 1
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), pytest.fail.Exception("a device's test failed")])
+def test_an_end_of_the_program_raised_in_a_device_is_a_death(error):
+    def device(bus):
+        raise error
+
+    with machine([device]) as made:
+        with pytest.raises(GuestError, match=type(error).__name__):
+            made.start().wait(5)
+        assert made.outcome.reason == "died"
+
+
+class Deaf(FakeHypervisor):
+    """Its vCPUs do not answer kicks until they are told to."""
+
+    def __init__(self):
+        self.released = threading.Event()
+        super().__init__([lambda bus: self.released.wait(20)])
+
+
+def test_a_vcpu_that_does_not_answer_keeps_all_of_its_machine_until_it_does(monkeypatch):
+    monkeypatch.setattr("anyvisor.machine.STOP_SECONDS", 0.1)
+    hypervisor = Deaf()
+    made = launch(plan(), hypervisor)
+    made.start()
+    with pytest.raises(GuestError, match="did not stop within 0.2 seconds: 1 vCPU"):
+        made.stop(0.2)
+    monkeypatch.setattr(made, "stop", lambda: Machine.stop(made, 0.2))
+    with pytest.raises(GuestError, match="did not stop"):
+        made.close()
+    assert made.memory.regions, "RAM that a guest may still write must not be given back"
+    assert hypervisor.vms[0].closed == 0
+    hypervisor.released.set()
+    made.close()
+    assert not made.memory.regions
+    assert hypervisor.vms[0].closed == 1
+
+
+def test_a_vm_that_cannot_be_closed_keeps_its_memory():
+    hypervisor = FakeHypervisor()
+    made = launch(plan(), hypervisor)
+
+    def busy():
+        raise HypervisorError("KVM_RUN", 16, "vCPU 0")
+
+    hypervisor.vms[0].close = busy
+    with pytest.raises(HypervisorError, match="EBUSY"):
+        made.close()
+    assert made.memory.regions
+    made.memory.close()
+
+
+def test_a_pause_that_fails_lets_the_machine_go_on():
+    hypervisor = Deaf()
+    with launch(plan(), hypervisor) as made:
+        made.start()
+        with pytest.raises(GuestError, match="did not pause"):
+            made.pause(0.1)
+        assert made.phase is Phase.RUNNING
+        hypervisor.released.set()
+
+
+def test_a_vcpu_cannot_pause_or_wait_for_its_own_machine():
+    errors, holder = [], []
+
+    def device(bus):
+        for call in (holder[0].pause, holder[0].wait):
+            try:
+                call()
+            except GuestError as error:
+                errors.append(str(error))
+        holder[0].request_stop("stopped")
+
+    with machine([device]) as made:
+        holder.append(made)
+        assert made.start().wait(5).reason == "stopped"
+    assert ["of its own vCPUs" in error for error in errors] == [True, True]
+
+
+def test_a_machine_that_was_not_started_cannot_be_waited_for():
+    with machine() as made, pytest.raises(GuestError, match="call start first"):
+        made.wait()
+
+
+@pytest.mark.parametrize("timeout", [1e300, float("inf")])
+def test_any_time_limit_is_understood(timeout):
+    with machine([Halted()]) as made:
+        assert made.start().wait(timeout).reason == "halted"
+
+
+def test_a_time_limit_that_is_no_time_is_refused():
+    with machine() as made:
+        made.start()
+        for timeout in (float("nan"), -1):
+            with pytest.raises(ValueError, match="seconds"):
+                made.wait(timeout)
+
+
+def test_a_thread_that_cannot_be_started_ends_the_machine(monkeypatch):
+    start = threading.Thread.start
+
+    def limited(self):
+        if self.name == "vcpu1":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with machine([Halted()], []) as made:
+        with pytest.raises(GuestError, match="thread for vCPU 1"):
+            made.start()
+        made.wait(5)
+        assert made.phase is Phase.STOPPED
+
+
+def test_a_device_factory_that_fails_is_named_and_nothing_leaks():
+    class Mine:
+        @hookimpl
+        def anyvisor_device_factories(self):
+            return {"broken": "operator:truediv"}
+
+    hypervisor = FakeHypervisor()
+    with pytest.raises(PluginError, match="device x: plugin Mine cannot make it: TypeError"):
+        launch(plan(devices=(DeviceSpec("broken", "x"),)), hypervisor, load_plugins([Mine()], installed=False))
+    assert hypervisor.vms[0].closed == 1

@@ -7,8 +7,9 @@ from anyvisor.errors import PlanError
 from anyvisor.memory import GIB, MIB, Region
 from anyvisor.plan import Blob, BootPlan, DeviceSpec, FileSlice, Step, VcpuPlan
 from anyvisor.states import Change
+from anyvisor.x86_64.chips import Irqchip, Pit
 from anyvisor.x86_64.lapic import boot_lapic
-from anyvisor.x86_64.state import Irqchip, Pit, Regs, Sregs
+from anyvisor.x86_64.state import Regs, Sregs
 
 RAM = Region(0, 64 * MIB, "RAM")
 GAP = Region(3 * GIB, GIB, "MMIO gap")

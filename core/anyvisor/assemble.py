@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+from collections.abc import Iterable
 from typing import Any, TypeVar, cast
 
-from anyvisor.codec import ARCHITECTURES
+from anyvisor.architectures import part
 from anyvisor.config import MachineConfig
-from anyvisor.errors import ConfigError, PluginError, Unsupported
+from anyvisor.errors import ConfigError, PluginError
 from anyvisor.facts import HostFacts
-from anyvisor.memory import format_size
+from anyvisor.memory import Region, format_size
 from anyvisor.plan import BootPlan, Step
 from anyvisor.plugins import Credit, Plugins, crediting, default_plugins
 
@@ -28,27 +27,20 @@ def assemble(config: MachineConfig, facts: HostFacts, plugins: Plugins | None = 
             f"vcpus: {config.vcpus} are more than the {facts.backend} backend can run here ({facts.max_vcpus})"
         )
     steps = Steps(plugins or default_plugins())
-    plan = cast("BootPlan", boot_module(facts.architecture).assemble(config, facts, steps))
-    _check_addresses(plan, facts)
+    plan = cast("BootPlan", part(facts.architecture, "boot").assemble(config, facts, steps))
     steps.look("anyvisor_plan_ready", plan=plan)
     return plan
 
 
-def _check_addresses(plan: BootPlan, facts: HostFacts) -> None:
+def check_ram(ram: Iterable[Region], facts: HostFacts) -> None:
+    """ConfigError when some RAM lies where the host's processor has no addresses."""
     limit = 1 << facts.physical_address_bits
-    for region in plan.ram:
+    for region in ram:
         if region.end > limit:
             raise ConfigError(
                 f"memory: {region} ends beyond the {facts.physical_address_bits} address bits of the {facts.backend} "
                 f"backend's processor ({format_size(limit)}); give the machine less"
             )
-
-
-def boot_module(architecture: str) -> ModuleType:
-    """The module `anyvisor.<architecture>.boot`; Unsupported when there is none."""
-    if architecture not in ARCHITECTURES:
-        raise Unsupported(f"no boot steps for the architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")
-    return importlib.import_module(f"anyvisor.{architecture}.boot")
 
 
 class Steps:
@@ -71,6 +63,8 @@ class Steps:
     def one(self, hook: str, kind: type[T], **inputs: Any) -> T:
         """The result of a step that must have one; PluginError when nobody provides it or it is no `kind`."""
         result = self.maybe(hook, kind, **inputs)
+        if result is None and (step := self._taken.get(hook)) and step.adjusted_by:
+            raise PluginError(f"plugin {step.adjusted_by[-1]} adjusts {hook} and returned nothing; return the result")
         if result is None:
             raise PluginError(f"no plugin provides {hook}; anyvisor's own defaults are missing: reinstall anyvisor")
         return result
@@ -91,10 +85,12 @@ class Steps:
 
     def all(self, hook: str, kind: type[T], **inputs: Any) -> tuple[T, ...]:
         """What every implementation of a collecting step returns, defaults first, joined."""
+        parts = self._call(hook, inputs)
+        self._check(hook, parts, list)
         joined: list[T] = []
-        for part in reversed(self._call(hook, inputs) or []):
-            self._check(hook, part, (tuple, list))
-            joined += part
+        for each in reversed(parts):
+            self._check(hook, each, (tuple, list))
+            joined += each
         for each in joined:
             self._check(hook, each, kind)
         return tuple(joined)

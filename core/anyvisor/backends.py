@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import cast
 
 import attrs
 
+from anyvisor.architectures import part
 from anyvisor.errors import AnyvisorError, HypervisorUnavailable, PluginError
 from anyvisor.facts import HostFacts
 from anyvisor.hypervisor import Hypervisor
@@ -44,7 +44,7 @@ def open_hypervisor(name: str = "auto", plugins: Plugins | None = None) -> Hyper
     for each, (target, plugin) in targets.items():
         try:
             return _open(each, target, plugin)
-        except (HypervisorUnavailable, PluginError) as error:
+        except AnyvisorError as error:
             reasons.append(f"{each}: {error}")
     raise HypervisorUnavailable("no backend can be used here: " + ("; ".join(reasons) or "none is installed"))
 
@@ -78,4 +78,4 @@ def _open(name: str, target: str, plugin: str) -> Hypervisor:
 
 def generic_facts(architecture: str = "x86_64") -> HostFacts:
     """Facts of a plain machine of that architecture, for planning where no hypervisor is at hand."""
-    return cast("HostFacts", importlib.import_module(f"anyvisor.{architecture}.generic").FACTS)
+    return cast("HostFacts", part(architecture, "generic").FACTS)

@@ -12,10 +12,10 @@ stands in `anyvisor.codec_hooks`.
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from anyvisor.architectures import ARCHITECTURES, part
 from anyvisor.errors import AnyvisorError, PlanError
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=type)
 T = TypeVar("T")
-
-ARCHITECTURES = ("x86_64",)
-"""Those that there are boot steps for, each a package of core."""
 
 _by_name: dict[str, type] = {}
 _names: dict[type, str] = {}
@@ -56,19 +53,10 @@ def class_named(name: str) -> type:
     """The state type of that portable name; PlanError when nothing here defines it."""
     architecture = name.partition(".")[0]
     if name not in _by_name and architecture in ARCHITECTURES:
-        _import_states(architecture)
+        part(architecture, "boot")
     if name not in _by_name:
         raise PlanError(f"no state type is called {name[:80]!r}; the plugin that defines it is not installed here")
     return _by_name[name]
-
-
-def _import_states(architecture: str) -> None:
-    module = f"anyvisor.{architecture}.state"
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name not in {module, module.rpartition(".")[0]}:
-            raise
 
 
 def to_data(value: Any) -> Any:

@@ -17,7 +17,7 @@ from anyvisor.bus import Bus
 from anyvisor.config import MachineConfig
 from anyvisor.console import Console
 from anyvisor.device import Device, DeviceContext, attach
-from anyvisor.errors import GuestMemoryError, KernelImageError, PluginError, Unsupported
+from anyvisor.errors import AnyvisorError, GuestMemoryError, KernelImageError, PluginError, Unsupported
 from anyvisor.facts import HostFacts
 from anyvisor.hypervisor import Hypervisor, Vcpu, Vm
 from anyvisor.machine import Machine
@@ -50,12 +50,19 @@ def launch(
         for blob in plan.blobs:
             load(memory, blob)
         vm = hypervisor.create_vm()
-        stack.callback(vm.close)
+        stack.pop_all()
+        stack.callback(_give_back, vm, memory)
         vcpus = _build(plan, vm, memory)
         machine = Machine(plan, vm, vcpus, memory, Bus(), plugins)
         _add_devices(plan, machine, stack)
         machine.own(stack.pop_all())
         return machine
+
+
+def _give_back(vm: Vm, memory: GuestMemory) -> None:
+    """The VM first: memory that a VM still maps must not go back to the host, where it would become somebody else's."""
+    vm.close()
+    memory.close()
 
 
 def load(memory: GuestMemory, blob: Blob) -> None:
@@ -65,6 +72,8 @@ def load(memory: GuestMemory, blob: Blob) -> None:
         return
     part = blob.content
     try:
+        if not part.path.is_file():
+            raise KernelImageError(f"cannot load {blob.name}: no regular file is there any more", path=part.path)
         with part.path.open("rb", buffering=0) as file:
             file.seek(part.offset)
             memory.load(blob.guest_address, file, part.size_bytes)
@@ -104,9 +113,22 @@ def _add_devices(plan: BootPlan, machine: Machine, stack: ExitStack) -> None:
         factory: Callable[[DeviceSpec, DeviceContext], Device] = import_target(
             target, f"device {spec.name} of plugin {plugin}"
         )
-        device = factory(spec, _context(machine))
+        device = _make_device(factory, spec, machine, plugin)
         stack.callback(device.close)
         attach(machine.bus, spec, device)
+
+
+def _make_device(
+    factory: Callable[[DeviceSpec, DeviceContext], Device], spec: DeviceSpec, machine: Machine, plugin: str
+) -> Device:
+    try:
+        return factory(spec, _context(machine))
+    except AnyvisorError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"device {spec.name}: plugin {plugin} cannot make it: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _context(machine: Machine) -> DeviceContext:
@@ -130,6 +152,10 @@ def _check(plan: BootPlan, facts: HostFacts) -> None:
     if len(plan.vcpus) > facts.max_vcpus:
         raise Unsupported(
             f"the plan has {len(plan.vcpus)} vCPUs, the {facts.backend} backend runs at most {facts.max_vcpus}"
+        )
+    if len(plan.ram) > facts.max_memory_slots:
+        raise Unsupported(
+            f"the plan has {len(plan.ram)} regions of RAM, the {facts.backend} backend maps at most {facts.max_memory_slots}"
         )
     wanted = dict.fromkeys(state_names([*plan.vm_states_before, *plan.vm_states_after]))
     wanted |= dict.fromkeys(name for vcpu in plan.vcpus for name in state_names(vcpu.states))

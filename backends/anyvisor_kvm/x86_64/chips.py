@@ -11,7 +11,7 @@ import ctypes
 from typing import TypeVar
 
 from anyvisor.states import VmState
-from anyvisor.x86_64.state import Clock, Ioapic, Irqchip, Pic, Pit, PitChannel
+from anyvisor.x86_64.chips import Clock, Ioapic, Irqchip, Pic, Pit, PitChannel
 from anyvisor_kvm.abi import Struct, assign
 from anyvisor_kvm.architecture import Accessors
 from anyvisor_kvm.x86_64 import abi

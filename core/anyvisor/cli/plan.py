@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +10,7 @@ from anyvisor.cli.options import MachineOptions, machine_options
 from anyvisor.cli.output import section
 
 if TYPE_CHECKING:
+    from anyvisor.architectures import part
     from anyvisor.facts import HostFacts
 
 NO_BACKEND = "none"
@@ -38,7 +38,7 @@ def plan(backend: str, as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(made.to_json())
         return
-    for title, text in importlib.import_module(f"anyvisor.{made.architecture}.describe").describe(made, facts):
+    for title, text in part(made.architecture, "describe").describe(made, facts):
         section(title, text)
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-
 SELF_TEST_SECONDS = 10.0
 
 
 def self_test(backend: str) -> str:
     """Run a guest that writes to one port and halts on that backend: `ok`, or what went wrong."""
+    from anyvisor.architectures import part
     from anyvisor.backends import open_hypervisor
     from anyvisor.errors import AnyvisorError
     from anyvisor.launch import launch
 
     try:
         with open_hypervisor(backend) as hypervisor:
-            guest = importlib.import_module(f"anyvisor.{hypervisor.facts.architecture}.selftest")
+            guest = part(hypervisor.facts.architecture, "selftest")
             heard = _Listener()
             with launch(guest.plan(), hypervisor) as machine:
                 machine.bus.add_ports(guest.PORT, heard)

@@ -11,19 +11,20 @@ from collections.abc import Iterator
 
 import attrs
 
-from anyvisor.assemble import Steps
+from anyvisor.assemble import Steps, check_ram
 from anyvisor.config import MachineConfig
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.plan import Blob, BootPlan, DeviceSpec, FirmwareTables, Kernel, VcpuPlan
 from anyvisor.states import Change, VcpuState, VmState
 from anyvisor.x86_64.bootparams import place_initrd
+from anyvisor.x86_64.chips import Irqchip, Pit
 from anyvisor.x86_64.cpuid import Cpuid
 from anyvisor.x86_64.gdt import Gdt
 from anyvisor.x86_64.layout import Layout, bios_data
 from anyvisor.x86_64.msrs import Msrs
 from anyvisor.x86_64.paging import PageTables
 from anyvisor.x86_64.registers import IDT_BYTES
-from anyvisor.x86_64.state import Irqchip, Pit, Regs, Sregs
+from anyvisor.x86_64.state import Regs, Sregs
 from anyvisor.x86_64.topology import apic_id
 
 REGISTER_STATES = (Regs, Sregs)
@@ -35,6 +36,7 @@ def assemble(config: MachineConfig, facts: HostFacts, steps: Steps) -> BootPlan:
     inputs = {"config": config, "facts": facts}
 
     layout = steps.one("anyvisor_memory_layout", Layout, **inputs)
+    check_ram(layout.ram, facts)
     kernel = steps.one("anyvisor_load_kernel", Kernel, layout=layout, **inputs)
     devices = steps.all("anyvisor_devices", DeviceSpec, **inputs)
     gdt = steps.one("anyvisor_gdt", Gdt, config=config, layout=layout)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from anyvisor.codec import name_of
 from anyvisor.facts import Capability, HostFacts
+from anyvisor.x86_64.chips import Clock, Irqchip, Pit
 from anyvisor.x86_64.cpuid import Cpuid, CpuidEntry
 from anyvisor.x86_64.features import Feature
-from anyvisor.x86_64.state import VCPU_STATES, Clock, Fpu, Irqchip, Pit
+from anyvisor.x86_64.state import VCPU_STATES, Fpu
 
 PHYSICAL_ADDRESS_BITS = 46
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from anyvisor.plan import Kernel
 from anyvisor.states import Change, VcpuState
+from anyvisor.x86_64.control import Cr0, Cr4, Efer, Rflags
 from anyvisor.x86_64.gdt import Gdt
 from anyvisor.x86_64.layout import Layout
-from anyvisor.x86_64.state import Cr0, Cr4, DescriptorTable, Efer, Fpu, Regs, Rflags, Sregs
+from anyvisor.x86_64.state import DescriptorTable, Fpu, Regs, Sregs
 
 BOOT_CS, BOOT_DS, BOOT_TR = 0x10, 0x18, 0x20
 IDT_BYTES = 8

@@ -9,7 +9,8 @@ from __future__ import annotations
 from anyvisor.memory import PAGE_BYTES, Region
 from anyvisor.plan import Blob, BootPlan, VcpuPlan
 from anyvisor.states import Change
-from anyvisor.x86_64.state import Regs, Rflags, SegmentRegister, Sregs
+from anyvisor.x86_64.control import Rflags
+from anyvisor.x86_64.state import Regs, SegmentRegister, Sregs
 
 PORT = Region(0xE9, 1, "self-test port")
 VALUE = 0x2A

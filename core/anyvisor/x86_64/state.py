@@ -1,4 +1,4 @@
-"""The x86_64 state types: what a vCPU and a VM hold, in the words of the Intel SDM and AMD APM.
+"""The x86_64 state types of a vCPU, in the words of the Intel SDM and AMD APM; those of a VM are in `chips`.
 
 Some facts about the order. States depend on each other, so a vCPU is restored in the order of `VCPU_STATES`:
 CPUID comes first, because which control-register bits and MSRs exist depends on it; `MpState` before the rest,
@@ -15,100 +15,12 @@ import enum
 
 import attrs
 
-from anyvisor.bits import Bits, bit, field
 from anyvisor.codec import named
-from anyvisor.states import VcpuState, VmState
+from anyvisor.states import VcpuState
+from anyvisor.x86_64.control import ApicBase, Cr0, Cr4, Efer, Rflags
 from anyvisor.x86_64.cpuid import Cpuid
 from anyvisor.x86_64.lapic import Lapic
 from anyvisor.x86_64.msrs import Msrs
-
-
-class Rflags(Bits):
-    """RFLAGS (SDM Vol. 1, 3.4.3). Bit 1 always reads as one."""
-
-    cf = bit(0)
-    fixed = bit(1)
-    pf = bit(2)
-    af = bit(4)
-    zf = bit(6)
-    sf = bit(7)
-    tf = bit(8)
-    interrupt_enable = bit(9)
-    df = bit(10)
-    of = bit(11)
-    iopl = field(12, 2)
-    nt = bit(14)
-    rf = bit(16)
-    vm = bit(17)
-    ac = bit(18)
-    vif = bit(19)
-    vip = bit(20)
-    id = bit(21)
-
-
-class Cr0(Bits):
-    """CR0 (SDM Vol. 3, 2.5)."""
-
-    pe = bit(0)
-    mp = bit(1)
-    em = bit(2)
-    ts = bit(3)
-    et = bit(4)
-    ne = bit(5)
-    wp = bit(16)
-    am = bit(18)
-    nw = bit(29)
-    cd = bit(30)
-    pg = bit(31)
-
-
-class Cr4(Bits):
-    """CR4 (SDM Vol. 3, 2.5)."""
-
-    vme = bit(0)
-    pvi = bit(1)
-    tsd = bit(2)
-    de = bit(3)
-    pse = bit(4)
-    pae = bit(5)
-    mce = bit(6)
-    pge = bit(7)
-    pce = bit(8)
-    osfxsr = bit(9)
-    osxmmexcpt = bit(10)
-    umip = bit(11)
-    la57 = bit(12)
-    vmxe = bit(13)
-    smxe = bit(14)
-    fsgsbase = bit(16)
-    pcide = bit(17)
-    osxsave = bit(18)
-    smep = bit(20)
-    smap = bit(21)
-    pke = bit(22)
-    cet = bit(23)
-    pks = bit(24)
-
-
-class Efer(Bits):
-    """The extended feature enable MSR, 0xC0000080 (SDM Vol. 3, 2.2.1; APM Vol. 2, 3.1.7)."""
-
-    sce = bit(0)
-    lme = bit(8)
-    lma = bit(10)
-    nxe = bit(11)
-    svme = bit(12)
-    lmsle = bit(13)
-    ffxsr = bit(14)
-
-
-class ApicBase(Bits):
-    """IA32_APIC_BASE, MSR 0x1B (SDM Vol. 3, 11.4.4)."""
-
-    bsp = bit(8)
-    x2apic = bit(10)
-    enabled = bit(11)
-    page = field(12, 40)
 
 
 @named("x86_64.Regs")
@@ -293,88 +205,6 @@ class VcpuEvents(VcpuState):
     smm_inside_nmi: bool = False
     smi_latched_init: bool = False
     triple_fault_pending: bool = False
-
-
-@attrs.frozen
-class Pic:
-    """One 8259A interrupt controller, with the register names of its data sheet."""
-
-    last_irr: int = 0
-    irr: int = 0
-    imr: int = 0
-    isr: int = 0
-    priority_add: int = 0
-    irq_base: int = 0
-    read_reg_select: int = 0
-    poll: int = 0
-    special_mask: int = 0
-    init_state: int = 0
-    auto_eoi: int = 0
-    rotate_on_auto_eoi: int = 0
-    special_fully_nested_mode: int = 0
-    init4: int = 0
-    elcr: int = 0
-    elcr_mask: int = 0
-
-
-@attrs.frozen
-class Ioapic:
-    """The I/O APIC (82093AA): its registers and the 24 redirection entries as 64-bit numbers."""
-
-    base_address: int = 0xFEC00000
-    ioregsel: int = 0
-    id: int = 0
-    irr: int = 0
-    redirection: tuple[int, ...] = (1 << 16,) * 24
-
-
-@named("x86_64.Irqchip")
-@attrs.frozen
-class Irqchip(VmState):
-    """The PC's interrupt chips in the hypervisor: two 8259A and an I/O APIC. A part that is None keeps its reset state.
-
-    Must be put before the first vCPU is created.
-    """
-
-    pic_master: Pic | None = None
-    pic_slave: Pic | None = None
-    ioapic: Ioapic | None = None
-
-
-@attrs.frozen
-class PitChannel:
-    """One counter of the 8254 timer, with the names of its data sheet."""
-
-    count: int = 0x10000
-    latched_count: int = 0
-    count_latched: int = 0
-    status_latched: int = 0
-    status: int = 0
-    read_state: int = 0
-    write_state: int = 0
-    write_latch: int = 0
-    rw_mode: int = 0
-    mode: int = 0
-    bcd: int = 0
-    gate: int = 0
-    count_load_time: int = 0
-
-
-@named("x86_64.Pit")
-@attrs.frozen
-class Pit(VmState):
-    """The 8254 interval timer in the hypervisor, speaker port 0x61 included. `channels` of None: reset state."""
-
-    channels: tuple[PitChannel, PitChannel, PitChannel] | None = None
-    flags: int = 0
-
-
-@named("x86_64.Clock")
-@attrs.frozen
-class Clock(VmState):
-    """The paravirtual clock (kvmclock): nanoseconds since the VM was created, to go on from after a restore."""
-
-    nanoseconds: int = 0
 
 
 VCPU_STATES: tuple[type[VcpuState], ...] = (

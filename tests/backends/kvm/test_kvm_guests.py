@@ -23,8 +23,9 @@ from tiny_guests import (
 from anyvisor.errors import HypervisorError, Unsupported
 from anyvisor.exits import Halted, InternalError, Kicked, Shutdown, UnknownExit
 from anyvisor.memory import GuestMemory, Region
+from anyvisor.x86_64.chips import Irqchip, Pit
 from anyvisor.x86_64.lapic import Lapic
-from anyvisor.x86_64.state import Activity, DescriptorTable, Irqchip, MpState, Pit, Regs, Sregs
+from anyvisor.x86_64.state import Activity, DescriptorTable, MpState, Regs, Sregs
 
 pytestmark = pytest.mark.kvm
 

@@ -10,19 +10,17 @@ from anyvisor.codec import name_of
 from anyvisor.errors import HypervisorError, Unsupported
 from anyvisor.exits import Halted, Kicked
 from anyvisor.facts import Capability
+from anyvisor.x86_64.chips import Clock, Irqchip, Pit
 from anyvisor.x86_64.cpuid import Cpuid, CpuidEntry
 from anyvisor.x86_64.lapic import DeliveryMode, Lapic, LocalVector
 from anyvisor.x86_64.msrs import MsrEntry, Msrs
 from anyvisor.x86_64.state import (
     VCPU_STATES,
     Activity,
-    Clock,
     DebugRegs,
     DescriptorTable,
     Fpu,
-    Irqchip,
     MpState,
-    Pit,
     Regs,
     SegmentRegister,
     Sregs,

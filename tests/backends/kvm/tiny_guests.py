@@ -8,7 +8,9 @@ import attrs
 
 from anyvisor.bus import Bus
 from anyvisor.memory import GuestMemory, Region
-from anyvisor.x86_64.state import Cr0, Cr4, DescriptorTable, Efer, Irqchip, Regs, SegmentRegister, Sregs
+from anyvisor.x86_64.chips import Irqchip
+from anyvisor.x86_64.control import Cr0, Cr4, Efer
+from anyvisor.x86_64.state import DescriptorTable, Regs, SegmentRegister, Sregs
 
 RAM_BYTES = 0x10000
 MMIO = 0xD0000

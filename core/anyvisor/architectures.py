@@ -1,0 +1,20 @@
+"""Which processor architectures there are boot steps for; each is a package of core, imported when it is first needed."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from anyvisor.errors import Unsupported
+
+ARCHITECTURES = ("x86_64",)
+
+
+def part(architecture: str, name: str) -> ModuleType:
+    """A module of an architecture: `part("x86_64", "boot")`. Unsupported for an architecture that is not there.
+
+    Each has `boot` (assemble, REGISTER_STATES), `generic` (FACTS), `describe` and `selftest`.
+    """
+    if architecture not in ARCHITECTURES:
+        raise Unsupported(f"no boot steps for the architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")
+    return importlib.import_module(f"anyvisor.{architecture}.{name}")

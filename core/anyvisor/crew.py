@@ -1,0 +1,242 @@
+"""The threads that run a machine's vCPUs, and the life they share: started, paused, resumed, stopped, waited for.
+
+Some facts about stopping a vCPU. A guest that spins never leaves `Vcpu.run` by itself, so whoever wants it to stop or
+pause changes the phase first and then kicks: the vCPU's thread comes back with `Kicked`, looks at the phase and parks
+or ends. A kick that arrives while the thread is not in `run` makes the next `run` return at once, so none is lost.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from anyvisor.bus import Bus
+from anyvisor.errors import AnyvisorError, GuestError
+from anyvisor.exits import Exit, Kicked
+from anyvisor.hypervisor import Vcpu
+
+
+class Phase(enum.Enum):
+    """Where a machine is in its life."""
+
+    READY = "ready"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+@attrs.frozen
+class Outcome:
+    """How a machine ended.
+
+    `reason` is `reset` or `shutdown` (the guest asked for it), `halted` (every vCPU halted for good), `stopped` (the
+    host asked for it) or `died`; then `error` says why.
+    """
+
+    reason: str
+    error: BaseException | None = None
+
+
+class Crew:
+    """A thread for each vCPU. What they meet is decided by who owns the crew.
+
+    `decide(vcpu, exit)` says how an exit ends the machine, or None when only this vCPU is done. `ended(outcome)` is
+    called once, by the last thread, before anyone who waits is told.
+    """
+
+    def __init__(
+        self,
+        vcpus: Sequence[Vcpu],
+        bus: Bus,
+        decide: Callable[[Vcpu, Exit], Outcome | None],
+        ended: Callable[[Outcome], None],
+    ):
+        self.phase = Phase.READY
+        self.outcome: Outcome | None = None
+        self._vcpus = list(vcpus)
+        self._bus = bus
+        self._decide = decide
+        self._ended = ended
+        self._threads: list[threading.Thread] = []
+        self._changed = threading.Condition(threading.RLock())
+        self._parked = 0
+        self._alive = 0
+
+    def start(self, before: Callable[[], None]) -> None:
+        """Call `before`, then let the vCPUs run. Nothing runs if the machine was told to stop by then."""
+        with self._changed:
+            if self.phase is not Phase.READY and not self._stopped_early:
+                raise GuestError(
+                    f"the machine cannot start: it is {self.phase.value}, and a machine starts once; launch the plan again"
+                )
+            if self.outcome is None:
+                self.phase = Phase.STARTING
+        if self.outcome is None:
+            try:
+                before()
+            except BaseException:
+                self.end(Outcome("stopped"))
+                raise
+        with self._changed:
+            if self.outcome is None:
+                self.phase = Phase.RUNNING
+                self._alive = len(self._vcpus)
+                self._threads = [
+                    threading.Thread(target=self._life, args=(vcpu,), name=f"vcpu{vcpu.index}", daemon=True)
+                    for vcpu in self._vcpus
+                ]
+        self._start_threads()
+
+    def pause(self, timeout: float) -> None:
+        """Park every vCPU between two instructions; GuestError when that takes too long, and then they go on."""
+        self._refuse_own_thread("pause")
+        with self._changed:
+            if self.phase is not Phase.RUNNING:
+                return
+            self.phase = Phase.PAUSED
+        try:
+            self._kick_until(lambda: self._parked == self._alive or self.phase is not Phase.PAUSED, timeout, "pause")
+        except GuestError:
+            self.resume()
+            raise
+
+    def resume(self) -> None:
+        """Let parked vCPUs go on."""
+        with self._changed:
+            if self.phase is Phase.PAUSED:
+                self.phase = Phase.RUNNING
+                self._changed.notify_all()
+
+    def end(self, outcome: Outcome) -> None:
+        """End the machine soon, without waiting; the first outcome is the one that counts."""
+        with self._changed:
+            if self.outcome is not None:
+                return
+            self.outcome = outcome
+            self.phase = Phase.STOPPING if self._threads else Phase.STOPPED
+            self._changed.notify_all()
+        for vcpu in self._vcpus:
+            vcpu.kick()
+
+    def join(self, timeout: float) -> None:
+        """Wait until no thread runs any more, unless called from one; GuestError when one does not answer a kick."""
+        if self._in_own_thread:
+            return
+        self._kick_until(lambda: self._alive == 0, timeout, "stop")
+        for thread in self._threads:
+            thread.join(timeout)
+
+    def wait(self, timeout: float | None) -> Outcome:
+        """Wait for the end; TimeoutError after `timeout` seconds."""
+        self._refuse_own_thread("be waited for")
+        with self._changed:
+            if self.phase is Phase.READY:
+                raise GuestError("the machine cannot be waited for: it was not started; call start first")
+            if not self._changed.wait_for(lambda: self.phase is Phase.STOPPED, _seconds(timeout)):
+                raise TimeoutError(f"the machine is still {self.phase.value} after {timeout} seconds")
+            assert self.outcome is not None
+            return self.outcome
+
+    # -- a vCPU's thread -----------------------------------------------------------------------------------------------
+
+    def _life(self, vcpu: Vcpu) -> None:
+        try:
+            while self._may_run():
+                exit_ = vcpu.run(self._bus)
+                if not isinstance(exit_, Kicked):
+                    if outcome := self._decide(vcpu, exit_):
+                        self.end(outcome)
+                    break
+        except BaseException as error:  # noqa: BLE001 - whatever a device or backend raised must reach who waits
+            self.end(Outcome("died", error if isinstance(error, AnyvisorError) else _broken(vcpu, error)))
+        finally:
+            self._retire()
+
+    def _may_run(self) -> bool:
+        """Park while the machine is paused; False when the vCPU's time is over."""
+        with self._changed:
+            while self.phase is Phase.PAUSED:
+                self._parked += 1
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self.phase is not Phase.PAUSED)
+                self._parked -= 1
+            return self.phase is Phase.RUNNING
+
+    def _retire(self, count: int = 1) -> None:
+        with self._changed:
+            self._alive -= count
+            last = self._alive == 0
+            self._changed.notify_all()
+        if last:
+            self._finish()
+
+    def _finish(self) -> None:
+        """The last vCPU has ended: tell the owner, then wake who waits."""
+        self.end(Outcome("halted"))
+        assert self.outcome is not None
+        try:
+            self._ended(self.outcome)
+        except AnyvisorError as error:  # told to who waits, unless there is worse to tell
+            self.outcome = attrs.evolve(self.outcome, error=self.outcome.error or error)
+        finally:
+            with self._changed:
+                self.phase = Phase.STOPPED
+                self._changed.notify_all()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _start_threads(self) -> None:
+        for index, thread in enumerate(self._threads):
+            try:
+                thread.start()
+            except RuntimeError as error:
+                missing = len(self._threads) - index
+                self.end(Outcome("stopped"))
+                del self._threads[index:]
+                self._retire(missing)
+                raise GuestError(f"the host cannot start a thread for vCPU {index}: {error}") from error
+
+    def _kick_until(self, done: Callable[[], bool], timeout: float, purpose: str) -> None:
+        deadline = time.monotonic() + timeout
+        for vcpu in self._vcpus:
+            vcpu.kick()
+        with self._changed:
+            if not self._changed.wait_for(done, _seconds(max(deadline - time.monotonic(), 0))):
+                raise GuestError(
+                    f"the machine did not {purpose} within {timeout} seconds: "
+                    f"{self._alive} vCPU(s) do not answer a kick"
+                )
+
+    @property
+    def _in_own_thread(self) -> bool:
+        return threading.current_thread() in self._threads
+
+    @property
+    def _stopped_early(self) -> bool:
+        return self.outcome is not None and not self._threads
+
+    def _refuse_own_thread(self, purpose: str) -> None:
+        if self._in_own_thread:
+            raise GuestError(f"the machine cannot {purpose} from a thread of its own vCPUs; do it from another")
+
+
+def _seconds(timeout: float | None) -> float | None:
+    """A time limit that `threading` takes."""
+    if timeout is None:
+        return None
+    if not timeout >= 0:
+        raise ValueError(f"timeout: {timeout} is not a number of seconds from 0 up")
+    return min(timeout, threading.TIMEOUT_MAX)
+
+
+def _broken(vcpu: Vcpu, error: BaseException) -> GuestError:
+    cause = f"{type(error).__name__}: {error}"
+    broken = GuestError(f"vCPU {vcpu.index}: a device or backend failed: {cause}", vcpu=vcpu.index)
+    broken.__cause__ = error
+    return broken
