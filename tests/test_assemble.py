@@ -144,6 +144,7 @@ def test_a_wrapper_may_drop_a_step_that_is_optional(kernel):
         ("anyvisor_boot_params", (1,), "returned a int from anyvisor_boot_params, which wants a Blob"),
         ("anyvisor_registers", (7,), "wants a VcpuState or Change"),
         ("anyvisor_devices", "serial", "returned a str from anyvisor_devices"),
+        ("anyvisor_devices", 7, "returned a int from anyvisor_devices"),
         ("anyvisor_lapic", Lapic(), "wants a Change"),
     ],
 )
@@ -203,3 +204,22 @@ def test_cpuid_the_mp_table_and_the_apics_agree_on_apic_ids(kernel):
     assert ids == [0, 1, 2, 4, 5, 6]
     assert [processor.apic_id for processor in table.processors] == ids
     assert [vcpu.state(Cpuid)[1].ebx >> 24 for vcpu in plan.vcpus] == ids
+
+
+def test_a_wrapper_that_forgets_to_return_is_named(kernel):
+    @hookimpl(wrapper=True)
+    def anyvisor_cpuid():
+        yield
+
+    with pytest.raises(PluginError, match="plugin Mine adjusts anyvisor_cpuid and returned nothing; return the result"):
+        assemble(MachineConfig(kernel=kernel), FACTS, with_plugin(anyvisor_cpuid=anyvisor_cpuid))
+
+
+def test_a_wrapper_of_a_collecting_hook_returns_a_list(kernel):
+    @hookimpl(wrapper=True)
+    def anyvisor_devices():
+        yield
+        return 7
+
+    with pytest.raises(PluginError, match=r"Mine returned a int from anyvisor_devices, which wants a list"):
+        assemble(MachineConfig(kernel=kernel), FACTS, with_plugin(anyvisor_devices=anyvisor_devices))

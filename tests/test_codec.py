@@ -16,6 +16,7 @@ from anyvisor.errors import PlanError
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.plan import BootPlan, VcpuPlan
 from anyvisor.states import Change, State, VcpuState, VmState
+from anyvisor.x86_64 import chips as x86_64_chips
 from anyvisor.x86_64 import state as x86_64_state
 from anyvisor.x86_64.control import Cr0
 from anyvisor.x86_64.cpuid import Cpuid, CpuidEntry
@@ -27,7 +28,8 @@ from codec_examples import full_facts, full_plan, over_json, same
 STATES = sorted(
     (
         each
-        for _, each in inspect.getmembers(x86_64_state, inspect.isclass)
+        for module in (x86_64_state, x86_64_chips)
+        for _, each in inspect.getmembers(module, inspect.isclass)
         if issubclass(each, State) and attrs.has(each)
     ),
     key=lambda each: each.__name__,
@@ -157,3 +159,10 @@ def test_reading_a_plan_needs_no_state_type_imported_before():
 def test_core_starts_without_the_converter():
     program = "import anyvisor.plan, anyvisor.x86_64.state, sys; print('cattrs' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", program], text=True, timeout=60) == "False\n"
+
+
+@pytest.mark.parametrize("kind", STATES, ids=lambda each: each.__name__)
+def test_every_state_is_found_by_its_name_when_nothing_has_been_imported_yet(kind):
+    program = f"from anyvisor.codec import class_named; print(class_named({name_of(kind)!r}).__module__)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    assert found.stdout == f"{kind.__module__}\n"

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from anyvisor.config import MachineConfig, Topology
@@ -18,10 +20,15 @@ def test_sizes_are_bytes_or_text():
         ({"memory": "lots"}, "not a size"),
         ({"memory": -(1 << 30)}, "too little"),
         ({"memory": (64 << 20) + 1}, "not a whole number of 4096-byte pages; use 67108864"),
-        ({"memory": "65T"}, "less than 64T"),
+        ({"memory": "65T"}, "at most 64T"),
         ({"vcpus": 0}, "give 1 to 254"),
         ({"vcpus": 255}, "give 1 to 254"),
         ({"vcpus": "2"}, "not a number of vCPUs"),
+        ({"vcpus": True}, "not a number of vCPUs"),
+        ({"kernel": 5}, "5 is not the path of a file"),
+        ({"command_line": 5}, "5 is not text"),
+        ({"topology": None}, "None is none; give a Topology"),
+        ({"topology": {"cores": 1}}, "give a Topology"),
         ({"vcpus": 4, "topology": Topology(sockets=3)}, "make 3 vCPUs, but vcpus is 4"),
         ({"command_line": "a\0b"}, "one line"),
         ({"command_line": "quiet\nroot"}, "one line"),
@@ -63,6 +70,8 @@ def test_toml_is_read_with_paths_relative_to_it(tmp_path):
         ("unpack = 1", ["unpack"]),
         ("memory = '3 bushels'", ["memory", "bushels"]),
         ("vcpus =", ["not TOML"]),
+        ("a=" + "[" * 20_000, ["not TOML"]),
+        ("memory=" + "9" * 5000, ["not TOML"]),
     ],
 )
 def test_toml_errors_name_the_file_and_the_place(tmp_path, text, parts):
@@ -78,3 +87,9 @@ def test_toml_errors_name_the_file_and_the_place(tmp_path, text, parts):
 def test_a_missing_configuration_is_told(tmp_path):
     with pytest.raises(ConfigError, match="cannot read"):
         MachineConfig.from_toml(tmp_path / "none.toml")
+
+
+def test_a_configuration_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="no regular file"):
+        MachineConfig.from_toml(tmp_path / "pipe")

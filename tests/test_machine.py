@@ -5,10 +5,11 @@ import attrs
 import pytest
 
 from anyvisor import hookimpl
+from anyvisor.crew import Outcome, Phase
 from anyvisor.errors import GuestError, HypervisorError, PluginError, Unsupported
 from anyvisor.exits import FailEntry, Halted, InternalError, Shutdown, SystemEvent, UnknownExit
 from anyvisor.launch import launch
-from anyvisor.machine import Machine, Outcome, Phase
+from anyvisor.machine import Machine
 from anyvisor.memory import MIB, Region
 from anyvisor.plan import Blob, BootPlan, DeviceSpec, FileSlice, VcpuPlan
 from anyvisor.plugins import load_plugins
@@ -341,7 +342,7 @@ def test_a_vcpu_that_does_not_answer_keeps_all_of_its_machine_until_it_does(monk
     hypervisor = Deaf()
     made = launch(plan(), hypervisor)
     made.start()
-    with pytest.raises(GuestError, match="did not stop within 0.2 seconds: 1 vCPU"):
+    with pytest.raises(GuestError, match=r"did not stop within 0\.2 seconds: 1 vCPU"):
         made.stop(0.2)
     monkeypatch.setattr(made, "stop", lambda: Machine.stop(made, 0.2))
     with pytest.raises(GuestError, match="did not stop"):

@@ -217,3 +217,13 @@ def test_a_view_that_outlives_the_memory_stays_readable():
     view = memory.view(0, 5)
     memory.close()
     assert bytes(view) == b"alive"
+
+
+def test_shared_memory_says_what_a_system_without_memfd_lacks(monkeypatch):
+    monkeypatch.delattr(os, "memfd_create")
+    with pytest.raises(
+        GuestMemoryError, match=r"cannot map shared guest RAM at RAM 0x0-0xfffff: .* no memfd_create.* leave out"
+    ):
+        GuestMemory([LOW], shared=True)
+    with GuestMemory([LOW]) as memory:
+        assert memory.read(0, 1) == b"\0"

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import attrs
 import pytest
@@ -129,7 +130,7 @@ def test_a_wrong_plan_file_is_refused_with_the_place(tmp_path, change, message):
         BootPlan.from_json(json.dumps(data))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", '{"format": 1}', b"\xff\xfe"])
+@pytest.mark.parametrize("text", ["[" * 100_000, "", "{", "[]", "null", "7", '{"format": 1}', b"\xff\xfe"])
 def test_text_that_is_no_plan_is_refused(text):
     with pytest.raises(PlanError):
         BootPlan.from_json(text)
@@ -159,3 +160,57 @@ def test_a_change_names_the_fields_there_are():
 def test_a_missing_blob_is_told_with_those_there_are():
     with pytest.raises(PlanError, match="no piece 'idt'; it has gdt"):
         plan(Blob("gdt", 0x500, b"x")).blob("idt")
+
+
+@pytest.mark.parametrize(
+    "region",
+    [Region(-4096, 8192, "RAM"), Region(4096, -4096, "RAM"), Region(0, 0, "RAM"), Region(1 << 64, 4096, "RAM")],
+)
+def test_ram_that_cannot_be_is_refused(region):
+    with pytest.raises(PlanError, match=r"RAM: .* is empty or not within"):
+        BootPlan(architecture="x86_64", ram=(region,))
+
+
+def device(name, *, ports=(), mmio=()):
+    return DeviceSpec("any", name, ports=ports, mmio=mmio)
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        ((device("a", ports=(Region(0x3F8, 8),)), device("b", ports=(Region(0x3FF, 1),))), "a 0x3f8-0x3ff overlaps b"),
+        ((device("a", ports=(Region(0xFFFF, 2),)),), "a: 2 bytes at 0xffff is empty or not within 0-0xffff"),
+        ((device("a", mmio=(Region(0xD000_0000, 0),)),), "a: 0 bytes"),
+        (
+            (device("a", mmio=(Region(0xD000_0000, 16),)), device("b", mmio=(Region(0xD000_0008, 16),))),
+            "a .* overlaps b",
+        ),
+        ((device("a", mmio=(Region(0x1000, 16),)),), "RAM .* overlaps a 0x1000-0x100f; move one in anyvisor_devices"),
+    ],
+)
+def test_devices_that_do_not_fit_are_refused(devices, message):
+    with pytest.raises(PlanError, match=message):
+        plan(devices=devices)
+
+
+@pytest.mark.parametrize("hardware_id", [-1, 1 << 32, 1 << 64])
+def test_hardware_ids_have_32_bits(hardware_id):
+    with pytest.raises(PlanError, match="does not fit in 32 bits"):
+        VcpuPlan(0, (), hardware_id=hardware_id)
+
+
+def test_two_vcpus_of_one_hardware_id_are_refused():
+    with pytest.raises(PlanError, match="share a hardware id"):
+        plan(vcpus=(VcpuPlan(0, ()), VcpuPlan(1, (), hardware_id=0)))
+
+
+@pytest.mark.parametrize(("path", "offset", "size"), [("k", 1 << 70, 1), ("k", -1, 1), ("k", 0, -1), ("a\0b", 0, 1)])
+def test_parts_of_files_that_cannot_be_are_refused(path, offset, size):
+    with pytest.raises(PlanError, match="no file has"):
+        FileSlice(Path(path), offset, size)
+
+
+@pytest.mark.parametrize("fields", [{"cs": 5}, {"cr3": "x"}, {"cr0": None}])
+def test_a_change_to_a_value_of_another_kind_is_refused(fields):
+    with pytest.raises(PlanError, match=r"is a (SegmentRegister|int|Cr0), and"):
+        Change(Sregs, **fields)

@@ -163,3 +163,47 @@ def test_every_hook_is_documented():
     hooks = [value for name, value in vars(hookspecs).items() if name.startswith("anyvisor_")]
     assert len(hooks) > 15
     assert all(hook.__doc__ for hook in hooks)
+
+
+def with_plugin(**hooks):
+    return load_plugins(
+        [type("Mine", (), {name: staticmethod(hook) for name, hook in hooks.items()})()], installed=False
+    )
+
+
+def before():
+    raise ValueError("before")
+    yield
+
+
+def after():
+    yield
+    raise ValueError("after")
+
+
+@pytest.mark.parametrize("wrapper", [before, after])
+def test_a_wrapper_that_raises_is_named(wrapper):
+    plugins = with_plugin(anyvisor_msrs=hookimpl(wrapper=True)(wrapper))
+    with pytest.raises(PluginError, match=f"plugin Mine failed in anyvisor_msrs: ValueError: {wrapper.__name__}"):
+        plugins.hook.anyvisor_msrs(config=None, facts=None, vcpu=0)
+
+
+def raises():
+    raise KeyError("gone")
+
+
+def wraps():
+    return (yield)
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [hookimpl(raises), hookimpl(lambda: ["kvm"]), hookimpl(lambda: {"x": int}), hookimpl(wrapper=True)(wraps)],
+    ids=["raises", "returns a list", "names no text", "wraps"],
+)
+def test_a_plugin_that_cannot_name_its_hypervisors_is_reported_and_stops_nobody_else(hook):
+    plugins = with_plugin(anyvisor_hypervisors=hook)
+    with pytest.warns(PluginWarning, match="Mine"):
+        assert "kvm" in plugins.names_from("anyvisor_hypervisors")
+    plugins.names_from("anyvisor_hypervisors")
+    assert [problem.name for problem in plugins.problems] == ["Mine"]

@@ -65,6 +65,13 @@ def assign(array: Any, values: Iterable[int], what: str) -> None:
         )
 
 
+def check_fits(number: int, bits: int, what: str, detail: str) -> None:
+    """HypervisorError unless `number` is one of so many bits, without a sign; ctypes would cut it off."""
+    if number >> bits:  # a negative one stays negative, however far it is shifted
+        words = f"{number:#x} does not fit in {bits} bits"
+        raise HypervisorError(what, errno.EINVAL, f"{detail}: {words}" if detail else words)
+
+
 class kvm_userspace_memory_region(Struct):
     _fields_ = [
         ("slot", c_uint32),

@@ -11,12 +11,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from types import TracebackType
-from typing import Self
 
 from anyvisor.errors import HypervisorError
 from anyvisor_kvm.abi import (
     Cap,
+    check_fits,
     kvm_coalesced_mmio_zone,
     kvm_enable_cap,
     kvm_ioeventfd,
@@ -26,13 +25,15 @@ from anyvisor_kvm.abi import (
     kvm_signal_mask,
     kvm_userspace_memory_region,
 )
+from anyvisor_kvm.closing import Closing
 from anyvisor_kvm.ioctl import io, ior, iow
 
 _libc_ioctl = ctypes.CDLL(None, use_errno=True).ioctl
 _libc_ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
+ARGUMENT_BITS = 8 * ctypes.sizeof(ctypes.c_void_p)
 
 
-class Fd:
+class Fd(Closing):
     """An open file descriptor. A context manager; `close` may be called twice. Errors name `subject`."""
 
     subject = ""
@@ -42,26 +43,23 @@ class Fd:
 
     def ioctl(self, name: str, request: int, argument: int | ctypes.Structure = 0, detail: str = "") -> int:
         """Call ioctl, again and again while signals interrupt it; HypervisorError when it fails."""
-        passed = ctypes.byref(argument) if isinstance(argument, ctypes.Structure) else argument
+        if isinstance(argument, int):
+            check_fits(argument, ARGUMENT_BITS, name, self._named(detail))
+        passed = argument if isinstance(argument, int) else ctypes.byref(argument)
         while (result := _libc_ioctl(self.number, request, passed)) < 0:
             cause = ctypes.get_errno()
             if cause != errno.EINTR:
-                raise HypervisorError(name, cause, ", ".join(filter(None, (self.subject, detail))))
+                raise HypervisorError(name, cause, self._named(detail))
         return int(result)
+
+    def _named(self, detail: str) -> str:
+        return ", ".join(filter(None, (self.subject, detail)))
 
     def close(self) -> None:
         """Give the descriptor back."""
         number, self.number = self.number, -1
         if number >= 0:
             os.close(number)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class KvmFd(Fd):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterator, Mapping
 
 from anyvisor.codec import name_of
-from anyvisor.errors import HypervisorError, HypervisorUnavailable
+from anyvisor.errors import HypervisorUnavailable
 from anyvisor.facts import Capability, HostFacts
 from anyvisor_kvm.abi import API_VERSION, Cap
 from anyvisor_kvm.architecture import Architecture, host_architecture
+from anyvisor_kvm.closing import Closing
 from anyvisor_kvm.fds import KvmFd
 from anyvisor_kvm.vm import Host, KvmVm
 
@@ -32,7 +33,17 @@ CAPABILITIES = {
 }
 """Each capability of anyvisor and what it takes of KVM's, beyond what the architecture requires."""
 
+SHORTAGES = {
+    errno.EBUSY: "another hypervisor holds the processor's virtualisation (VT-x, AMD-V): shut down its machines "
+    "(VirtualBox, VMware) or unload its modules",
+    errno.ENOMEM: "the host has no memory left for a virtual machine: end what needs it, or raise the limit of the "
+    "control group",
+    errno.EMFILE: "this process has too many open files: close some, or raise its limit (ulimit -n)",
+    errno.ENFILE: "the host has too many open files: end what holds them, or raise fs.file-max",
+}
+"""What to do when KVM is there and cannot be had just now."""
 REMEDIES = {
+    **SHORTAGES,
     errno.ENOENT: "load its module (modprobe kvm-intel, or kvm-amd); if that fails, enable virtualisation "
     "(VT-x, AMD-V) in the firmware's setup, or, in a virtual machine, nested virtualisation on its host; "
     "in a container, pass the device in",
@@ -56,13 +67,14 @@ def open_kvm(device: os.PathLike[str] | str = DEVICE, *, kick_signal: int | None
     kvm = _open(device, architecture)
     try:
         _check(kvm, device, architecture)
-        return KvmHypervisor(kvm, _host(kvm, architecture, kick_signal))
+        with _or_unavailable(device, SHORTAGES):
+            return KvmHypervisor(kvm, _host(kvm, architecture, kick_signal))
     except BaseException:
         kvm.close()
         raise
 
 
-class KvmHypervisor:
+class KvmHypervisor(Closing):
     """KVM on this host, made by `open_kvm`; see `anyvisor.hypervisor.Hypervisor`. Closes its VMs, too."""
 
     def __init__(self, kvm: KvmFd, host: Host):
@@ -88,38 +100,34 @@ class KvmHypervisor:
             self._vms.pop()
         self._kvm.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 def _open(device: os.PathLike[str] | str, architecture: Architecture) -> KvmFd:
-    try:
+    with _or_unavailable(device, REMEDIES):
         return architecture.kvm_fd(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+
+
+@contextlib.contextmanager
+def _or_unavailable(device: os.PathLike[str] | str, remedies: Mapping[int, str]) -> Iterator[None]:
+    """Make HypervisorUnavailable, with its remedy, of what the system or KVM refuses inside."""
+    try:
+        yield
     except OSError as error:
-        raise _unavailable(device, error) from error
-
-
-def _unavailable(device: os.PathLike[str] | str, error: OSError) -> HypervisorUnavailable:
-    remedy = REMEDIES.get(error.errno or 0, "see the kernel's log (dmesg) for why")
-    return HypervisorUnavailable(f"KVM cannot be opened: {os.fspath(device)}: {os.strerror(error.errno or 0)}", remedy)
+        remedy = remedies.get(error.errno or 0, "see the kernel's log (dmesg) for why")
+        reason = f"KVM cannot be opened: {os.fspath(device)}: {error.strerror}"
+        raise HypervisorUnavailable(reason, remedy) from error
 
 
 def _check(kvm: KvmFd, device: os.PathLike[str] | str, architecture: Architecture) -> None:
-    try:
+    with _or_unavailable(device, REMEDIES):
         version = kvm.get_api_version()
-    except HypervisorError as error:
-        raise _unavailable(device, error) from error
     if version != API_VERSION:
         raise HypervisorUnavailable(
             f"KVM at {os.fspath(device)} has API version {version}; anyvisor needs {API_VERSION}",
             "run a Linux kernel with the stable KVM API (2.6.22 or later)",
         )
-    if missing := [cap.name for cap in architecture.required if not kvm.has(cap)]:
+    with _or_unavailable(device, SHORTAGES):
+        missing = [cap.name for cap in architecture.required if not kvm.has(cap)]
+    if missing:
         raise HypervisorUnavailable(f"KVM at {os.fspath(device)} lacks {', '.join(missing)}", "run a newer kernel")
 
 

@@ -14,6 +14,7 @@ import threading
 
 from anyvisor.bus import Bus
 from anyvisor_kvm.abi import kvm_coalesced_mmio, kvm_coalesced_mmio_ring
+from anyvisor_kvm.odd_io import MASKS, write_parts
 from anyvisor_kvm.run_page import PAGE_BYTES, RunPage
 
 ENTRY = struct.Struct("<QIIQ")
@@ -40,4 +41,7 @@ class CoalescedRing:
                 address, size, is_port, data = ENTRY.unpack_from(page.u8, offset)
                 page.u32[first] = (at + 1) % ENTRIES
                 write = bus.write_port if is_port else bus.write_mmio
-                write(address, size, data & (1 << size * 8) - 1)
+                if MASKS[size]:
+                    write(address, size, data & MASKS[size])
+                else:
+                    write_parts(write, address, size, data)

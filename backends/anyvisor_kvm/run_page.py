@@ -10,6 +10,7 @@ Only the thread that runs the vCPU touches the pages; other threads write `immed
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import struct
 
@@ -48,7 +49,7 @@ class RunPage:
         return tuple(self.u64[start : min(start + count, UNION_U64 + UNION_WORDS)])
 
     def close(self) -> None:
-        """Unmap; any later access raises ValueError."""
-        for view in (self.u64, self.u32, self.u16, self.u8):
-            view.release()
-        self.mapping.close()
+        """Unmap; any later access raises ValueError. Pages that a caller still holds a view of go with that view."""
+        for give_back in (*(view.release for view in (self.u64, self.u32, self.u16, self.u8)), self.mapping.close):
+            with contextlib.suppress(BufferError):
+                give_back()

@@ -16,8 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from fcntl import ioctl
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from anyvisor.bus import Bus
 from anyvisor.errors import HypervisorError
@@ -25,6 +24,7 @@ from anyvisor.exits import Exit, Kicked
 from anyvisor.states import VcpuState
 from anyvisor_kvm.abi import KVM_EXIT_IO_OUT, ExitReason
 from anyvisor_kvm.architecture import Architecture, accessors
+from anyvisor_kvm.closing import Closing
 from anyvisor_kvm.exits import decode
 from anyvisor_kvm.fds import VcpuFd
 from anyvisor_kvm.kick import Kicker
@@ -42,7 +42,7 @@ OUT = KVM_EXIT_IO_OUT
 unpack_io, unpack_mmio = IO.unpack_from, MMIO.unpack_from
 
 
-class KvmVcpu:
+class KvmVcpu(Closing):
     """One vCPU, made by `KvmVm.create_vcpu`; see `anyvisor.hypervisor.Vcpu`. A context manager."""
 
     def __init__(
@@ -165,13 +165,7 @@ class KvmVcpu:
     def close(self) -> None:
         """Give the vCPU back; HypervisorError (EBUSY) while some thread is in `run`."""
         if self._kicker.close():
-            self._page.close()
-            self._fd.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+            try:
+                self._page.close()
+            finally:
+                self._fd.close()

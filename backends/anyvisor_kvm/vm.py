@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Self, TypeVar
 
 import attrs
@@ -18,6 +17,7 @@ from anyvisor_kvm.abi import (
     KVM_IRQFD_FLAG_DEASSIGN,
     KVM_IRQFD_FLAG_RESAMPLE,
     KVM_MEM_READONLY,
+    check_fits,
     kvm_coalesced_mmio_zone,
     kvm_ioeventfd,
     kvm_irq_level,
@@ -25,12 +25,16 @@ from anyvisor_kvm.abi import (
     kvm_userspace_memory_region,
 )
 from anyvisor_kvm.architecture import Architecture, accessors
+from anyvisor_kvm.closing import Closing
 from anyvisor_kvm.fds import KvmFd, VmFd
 from anyvisor_kvm.ring import CoalescedRing
 from anyvisor_kvm.run_page import RunPage
 from anyvisor_kvm.vcpu import KvmVcpu
 
 M = TypeVar("M", bound=VmState)
+
+VCPU_ID_BITS = 32
+"""KVM looks at no more of what KVM_CREATE_VCPU is given."""
 
 
 @attrs.frozen
@@ -44,7 +48,7 @@ class Host:
     kick_signal: int | None
 
 
-class KvmVm:
+class KvmVm(Closing):
     """One VM, made by `KvmHypervisor.create_vm`; see `anyvisor.hypervisor.Vm`. A context manager."""
 
     def __init__(self, fd: VmFd, host: Host):
@@ -99,6 +103,7 @@ class KvmVm:
         number, detail = index, f"vCPU {index}"
         if hardware_id is not None:
             number, detail = hardware_id, f"vCPU {index} with id {hardware_id:#x}"
+        check_fits(number, VCPU_ID_BITS, "KVM_CREATE_VCPU", detail)
         fd = architecture.vcpu_fd(self._fd, self._fd.create_vcpu(number, detail=detail))
         try:
             page = RunPage(fd.number, self._host.run_page_bytes)
@@ -168,11 +173,3 @@ class KvmVm:
             self._vcpus.pop()
         self._fd.close()
         self._memory.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

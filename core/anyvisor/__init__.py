@@ -10,6 +10,7 @@ looked at and tested), `launch` (a `Machine` from the plan), and the hooks that 
 from anyvisor.assemble import assemble
 from anyvisor.backends import generic_facts, hypervisors, open_hypervisor
 from anyvisor.config import MachineConfig, Topology
+from anyvisor.crew import Outcome
 from anyvisor.errors import (
     AnyvisorError,
     ConfigError,
@@ -27,7 +28,7 @@ from anyvisor.errors import (
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.hookspecs import hookimpl
 from anyvisor.launch import boot, launch
-from anyvisor.machine import Machine, Outcome
+from anyvisor.machine import Machine
 from anyvisor.plan import Blob, BootPlan, DeviceSpec, FileSlice
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Which processor architectures there are boot steps for; each is a package of core, imported when it is first needed."""
+"""Which processor architectures there are boot steps for; each is a package of core, imported when first needed."""
 
 from __future__ import annotations
 

@@ -67,13 +67,18 @@ def hypervisors(plugins: Plugins | None = None) -> list[BackendStatus]:
 def _open(name: str, target: str, plugin: str) -> Hypervisor:
     factory = import_target(target, f"backend {name} of plugin {plugin}")
     try:
-        return cast("Hypervisor", factory())
+        opened = factory()
     except AnyvisorError:
         raise
     except Exception as error:
         raise PluginError(
             f"backend {name} of plugin {plugin} cannot be opened: {type(error).__name__}: {error}"
         ) from error
+    if not isinstance(getattr(opened, "facts", None), HostFacts):
+        raise PluginError(
+            f"backend {name} of plugin {plugin} is no hypervisor: {type(opened).__name__} has no HostFacts"
+        )
+    return cast("Hypervisor", opened)
 
 
 def generic_facts(architecture: str = "x86_64") -> HostFacts:

@@ -26,7 +26,10 @@ def _size(text: str | int) -> int:
 
 
 def _path(path: os.PathLike[str] | str | None) -> Path | None:
-    return None if path is None else Path(path)
+    try:
+        return None if path is None else Path(path)
+    except TypeError as error:
+        raise ConfigError(f"{path!r} is not the path of a file") from error
 
 
 def _check_memory(_: object, __: object, size_bytes: int) -> None:
@@ -40,17 +43,19 @@ def _check_memory(_: object, __: object, size_bytes: int) -> None:
             f"use {size_bytes // PAGE_BYTES * PAGE_BYTES}"
         )
     if size_bytes > 1 << 46:
-        raise ConfigError(f"memory: {format_size(size_bytes)} is more than processors can address; give less than 64T")
+        raise ConfigError(f"memory: {format_size(size_bytes)} is more than processors can address; give at most 64T")
 
 
 def _check_vcpus(_: object, __: object, vcpus: int) -> None:
-    if not isinstance(vcpus, int) or not 1 <= vcpus <= MAX_VCPUS:
+    if isinstance(vcpus, bool) or not isinstance(vcpus, int) or not 1 <= vcpus <= MAX_VCPUS:
         raise ConfigError(
             f"vcpus: {vcpus!r} is not a number of vCPUs; give 1 to {MAX_VCPUS} (8-bit APIC ids end there)"
         )
 
 
-def _check_text(_: object, __: object, text: str) -> None:
+def _check_text(_: object, __: object, text: object) -> None:
+    if not isinstance(text, str):
+        raise ConfigError(f"command_line: {text!r} is not text")
     if "\0" in text or "\n" in text:
         raise ConfigError("command_line: a kernel command line is one line of text; remove the NUL or newline in it")
     try:
@@ -105,6 +110,8 @@ class MachineConfig:
     shared_memory: bool = False
 
     def __attrs_post_init__(self) -> None:
+        if not isinstance(self.topology, Topology):
+            raise ConfigError(f"topology: {self.topology!r} is none; give a Topology(sockets, cores, threads)")
         if self.topology.vcpus != self.vcpus:
             have = f"{self.topology.sockets} sockets x {self.topology.cores} cores x {self.topology.threads} threads"
             raise ConfigError(
@@ -131,10 +138,14 @@ class MachineConfig:
 
         file = Path(path)
         try:
+            if not file.is_file() and file.exists():
+                raise ConfigError(f"cannot read the configuration {file}: it is no regular file")
             data = tomllib.loads(file.read_text("utf-8"))
         except OSError as error:
             raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except ConfigError:
+            raise
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{file} is not TOML: {error}") from error
         return _structure(data, file)
 

@@ -73,7 +73,8 @@ class Crew:
         with self._changed:
             if self.phase is not Phase.READY and not self._stopped_early:
                 raise GuestError(
-                    f"the machine cannot start: it is {self.phase.value}, and a machine starts once; launch the plan again"
+                    f"the machine cannot start: it is {self.phase.value}, and a machine starts once; "
+                    "launch the plan again"
                 )
             if self.outcome is None:
                 self.phase = Phase.STARTING

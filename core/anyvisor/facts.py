@@ -83,6 +83,6 @@ class HostFacts:
         """Facts from `to_json`; PlanError when the text is something else."""
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PlanError(f"host facts are not JSON: {error}") from error
         return from_data(data, cls, "host facts")

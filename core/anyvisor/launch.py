@@ -155,7 +155,8 @@ def _check(plan: BootPlan, facts: HostFacts) -> None:
         )
     if len(plan.ram) > facts.max_memory_slots:
         raise Unsupported(
-            f"the plan has {len(plan.ram)} regions of RAM, the {facts.backend} backend maps at most {facts.max_memory_slots}"
+            f"the plan has {len(plan.ram)} regions of RAM, "
+            f"the {facts.backend} backend maps at most {facts.max_memory_slots}"
         )
     wanted = dict.fromkeys(state_names([*plan.vm_states_before, *plan.vm_states_after]))
     wanted |= dict.fromkeys(name for vcpu in plan.vcpus for name in state_names(vcpu.states))

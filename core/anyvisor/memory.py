@@ -99,6 +99,11 @@ class RamRegion:
     def __init__(self, region: Region, *, shared: bool = False):
         self.region = region
         self.fd = -1
+        if shared and not hasattr(os, "memfd_create"):
+            raise GuestMemoryError(
+                f"cannot map shared guest RAM at {region}: this system ({sys.platform}) has no memfd_create, "
+                "which Linux has; leave out shared=True"
+            )
         try:
             if shared:
                 self.fd = os.memfd_create(f"anyvisor-ram-{region.start:#x}", os.MFD_CLOEXEC)

@@ -36,6 +36,10 @@ class FileSlice:
         """All of a file as it is now."""
         return cls(Path(path), 0, Path(path).stat().st_size)
 
+    def __attrs_post_init__(self) -> None:
+        if self.offset < 0 or self.size_bytes < 0 or self.offset + self.size_bytes >= 1 << 63 or "\0" in str(self.path):
+            raise PlanError(f"{str(self.path)!r}: no file has {self.size_bytes} bytes at offset {self.offset}")
+
     def __len__(self) -> int:
         return self.size_bytes
 
@@ -120,6 +124,10 @@ class VcpuPlan:
     states: tuple[VcpuState | Change, ...]
     hardware_id: int = attrs.field(default=attrs.Factory(lambda self: self.index, takes_self=True))
 
+    def __attrs_post_init__(self) -> None:
+        if not 0 <= self.hardware_id < 1 << 32:
+            raise PlanError(f"vCPU {self.index}: its hardware id {self.hardware_id:#x} does not fit in 32 bits")
+
     def state(self, kind: type[VcpuState]) -> VcpuState | Change | None:
         """The planned state, or change to the state, of that type; None when the vCPU keeps its reset value."""
         for each in self.states:
@@ -157,14 +165,24 @@ class BootPlan:
     format: int = FORMAT
 
     def __attrs_post_init__(self) -> None:
-        _refuse_overlaps(sorted([*self.ram, *self.reserved]), "memory")
-        _refuse_overlaps(sorted(blob.region for blob in self.blobs if blob.size_bytes), "anyvisor_memory_layout")
+        _check_ranges([*self.ram, *self.reserved], 1 << 64)
+        _refuse_overlaps([*self.ram, *self.reserved], "memory")
+        _refuse_overlaps([blob.region for blob in self.blobs if blob.size_bytes], "anyvisor_memory_layout")
         for blob in self.blobs:
             self._check_in_ram(blob)
+        self._check_devices()
         if [vcpu.index for vcpu in self.vcpus] != list(range(len(self.vcpus))):
             raise PlanError(f"vCPUs must be numbered 0, 1, 2...; the plan has {[vcpu.index for vcpu in self.vcpus]}")
         if len({vcpu.hardware_id for vcpu in self.vcpus}) < len(self.vcpus):
             raise PlanError(f"two vCPUs share a hardware id: {[vcpu.hardware_id for vcpu in self.vcpus]}")
+
+    def _check_devices(self) -> None:
+        ports = [_named(region, device) for device in self.devices for region in device.ports]
+        mmio = [_named(region, device) for device in self.devices for region in device.mmio]
+        _check_ranges(ports, 1 << 16)
+        _check_ranges(mmio, 1 << 64)
+        _refuse_overlaps(ports, "anyvisor_devices")
+        _refuse_overlaps([*mmio, *self.ram], "anyvisor_devices")
 
     def _check_in_ram(self, blob: Blob) -> None:
         region = blob.region
@@ -231,7 +249,7 @@ class BootPlan:
         """A plan from `to_json`; PlanError when the text is no plan, or none that this version understands."""
         try:
             data: Any = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PlanError(f"boot plan is not JSON: {error}") from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             found = data.get("format") if isinstance(data, dict) else None
@@ -244,8 +262,19 @@ def state_names(states: Iterable[VcpuState | VmState | Change]) -> list[str]:
     return [each.name if isinstance(each, Change) else name_of(type(each)) for each in states]
 
 
+def _named(region: Region, device: DeviceSpec) -> Region:
+    return attrs.evolve(region, name=region.name or device.name)
+
+
+def _check_ranges(regions: list[Region], limit: int) -> None:
+    for region in regions:
+        if region.start < 0 or region.size_bytes <= 0 or region.end > limit:
+            where = f"{region.size_bytes} bytes at {region.start:#x}"
+            raise PlanError(f"{region.name or 'a region'}: {where} is empty or not within 0-{limit - 1:#x}")
+
+
 def _refuse_overlaps(regions: list[Region], remedy: str) -> None:
-    for first, second in _neighbours(regions):
+    for first, second in _neighbours(sorted(regions)):
         if first.overlaps(second):
             raise PlanError(f"{first} overlaps {second}; move one in {remedy}")
 

@@ -15,15 +15,17 @@ import importlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pluggy
 
 from anyvisor import hookspecs
 from anyvisor.errors import AnyvisorError, PluginError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "anyvisor"
 """The entry-point group of plugins, backends included."""
@@ -107,7 +109,6 @@ class Plugins:
         try:
             registered = self.manager.register(plugin, title)
         except (pluggy.PluginValidationError, ValueError) as error:
-            self.manager.unregister(plugin) if self.manager.is_registered(plugin) else None
             report(f"refused: {' '.join(str(error).split())}")
             return
         hooks = self._check_hooks(plugin, report)
@@ -117,18 +118,31 @@ class Plugins:
     def names_from(self, hook: str) -> dict[str, tuple[str, str]]:
         """The union of a hook that collects `name -> module:callable`: name -> (that string, the plugin's name).
 
-        PluginError when two plugins claim one name.
+        A plugin that fails here is reported and left out. PluginError when two plugins claim one name.
         """
         found: dict[str, tuple[str, str]] = {}
         for implementation in getattr(self.hook, hook).get_hookimpls():
-            for name, target in (implementation.function() or {}).items():
+            plugin = implementation.plugin_name
+            for name, target in self._names(hook, implementation).items():
                 if name in found and found[name][0] != target:
                     raise PluginError(
-                        f"{hook}: both {found[name][1]} and {implementation.plugin_name} offer {name!r}; "
-                        "uninstall one of them"
+                        f"{hook}: both {found[name][1]} and {plugin} offer {name!r}; uninstall one of them"
                     )
-                found[name] = (target, implementation.plugin_name)
+                found[name] = (target, plugin)
         return found
+
+    def _names(self, hook: str, implementation: pluggy.HookImpl) -> dict[str, str]:
+        try:
+            names = implementation.function() or {}
+        except AnyvisorError as error:
+            plugin = implementation.plugin_name
+            self._report(plugin, str(error).removeprefix(f"plugin {plugin} "))
+            return {}
+        if not isinstance(names, dict) or not all(isinstance(each, str) for pair in names.items() for each in pair):
+            cause = f"{hook} must be no wrapper and return a dict of text to text, not a {type(names).__name__}"
+            self._report(implementation.plugin_name, cause)
+            return {}
+        return names
 
     def _check_hooks(self, plugin: object, report: Callable[[str], None]) -> list[str]:
         hooks = []
@@ -147,6 +161,8 @@ class Plugins:
 
     def _report(self, name: str, cause: str, *, distribution: str = "", version: str = "") -> None:
         problem = PluginProblem(name, cause, distribution, version)
+        if problem in self.problems:
+            return
         self.problems.append(problem)
         warnings.warn(str(problem), PluginWarning, stacklevel=4)
 
@@ -154,26 +170,45 @@ class Plugins:
 def _sign(implementation: pluggy.HookImpl, hook: str) -> None:
     """Make an implementation sign its results, and name itself when it raises."""
     function, plugin = implementation.function, implementation.plugin_name
-    adjusts = implementation.wrapper or implementation.hookwrapper
+    generator: Any = function
 
-    @functools.wraps(function)
-    def signed(*inputs: Any) -> Any:
+    @contextlib.contextmanager
+    def named() -> Iterator[None]:
         try:
-            result = function(*inputs)
+            yield
         except AnyvisorError:
             raise
         except Exception as error:
             raise PluginError(f"plugin {plugin} failed in {hook}: {type(error).__name__}: {error}") from error
-        collected = _credits.get()
-        if result is not None and collected is not None:
-            collected.append(Credit(hook, plugin, adjusts))
+
+    @functools.wraps(function)
+    def provides(*inputs: Any) -> Any:
+        with named():
+            result = function(*inputs)
+        if result is not None:
+            _credit(Credit(hook, plugin, False))
         return result
 
+    @functools.wraps(function)
+    def adjusts(*inputs: Any) -> Any:
+        _credit(Credit(hook, plugin, True))
+        with named():
+            return (yield from generator(*inputs))
+
+    signed = adjusts if implementation.wrapper or implementation.hookwrapper else provides
     implementation.function = signed  # type: ignore[misc]  # final for pluggy's own sake; it reads it at each call
+
+
+def _credit(credit: Credit) -> None:
+    collected = _credits.get()
+    if collected is not None:
+        collected.append(credit)
 
 
 def load_plugins(extra: Sequence[object] = (), *, installed: bool = True) -> Plugins:
     """A plugin manager with anyvisor's own plugins, those installed (entry points), and `extra` ones on top."""
+    from importlib.metadata import entry_points  # noqa: PLC0415 - 30 ms that a program without plugins need not pay
+
     plugins = Plugins()
     found = list(entry_points(group=GROUP)) if installed else []
     own = {entry.value: entry for entry in found}
@@ -219,8 +254,8 @@ def import_target(target: str, what: str) -> Any:
     module, _, attribute = target.partition(":")
     try:
         return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
-    except (ImportError, AttributeError, ValueError) as error:
-        raise PluginError(f"{what}: cannot import {target}: {error}") from error
+    except Exception as error:
+        raise PluginError(f"{what}: cannot import {target}: {type(error).__name__}: {error}") from error
 
 
 def debugging() -> bool:

@@ -54,6 +54,8 @@ class Change:
         if unknown := sorted(fields.keys() - known):
             have = ", ".join(sorted(known))
             raise PlanError(f"{kind.__name__} has no field {', '.join(unknown)}; it has {have}")
+        for name, value in fields.items():
+            _check_field(kind, name, value)
         self.__attrs_init__(kind, fields)  # pyright: ignore[reportAttributeAccessIssue] - attrs makes it
 
     def apply(self, current: VcpuState) -> VcpuState:
@@ -64,3 +66,13 @@ class Change:
     def name(self) -> str:
         """The portable name of the state that is changed."""
         return name_of(self.kind)
+
+
+def _check_field(kind: type[VcpuState], name: str, value: object) -> None:
+    """Refuse a value of another kind than the field's, as far as the field's type is a class."""
+    declared: Any = kind
+    wanted = attrs.fields_dict(attrs.resolve_types(declared))[name].type
+    if isinstance(wanted, type):
+        number = issubclass(wanted, int) and not issubclass(wanted, bool)
+        if not isinstance(value, int if number else wanted):
+            raise PlanError(f"{kind.__name__}.{name} is a {wanted.__name__}, and {value!r} is none")

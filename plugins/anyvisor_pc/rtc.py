@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 
 from anyvisor.device import DeviceContext
-from anyvisor.memory import KIB, MIB
+from anyvisor.memory import GIB, KIB, MIB
 from anyvisor.plan import DeviceSpec
 from anyvisor_pc.bytewide import NOTHING, ByteDevice
 
@@ -37,16 +37,20 @@ AFTERNOON = 0x80
 UPDATE_SECONDS = 0.002228
 
 BASE_KIB, EXTENDED_KIB, EXTENDED_KIB_AGAIN, HIGH_64_KIB = 0x15, 0x17, 0x30, 0x34
-"""Sizes of memory: below 640 KiB, above 1 MiB (twice), and above 16 MiB."""
+"""Sizes of memory: below 640 KiB, above 1 MiB (twice), and above 16 MiB; RAM above 4 GiB is in none of them."""
 
 
 def open_rtc(spec: DeviceSpec, context: DeviceContext) -> RealTimeClock:  # noqa: ARG001 - a factory's signature
     """The clock that `spec` describes; the CMOS RAM says how much memory there is."""
-    return RealTimeClock(memory_bytes=context.memory.size_bytes)
+    lowest = context.memory.regions[0].region
+    return RealTimeClock(memory_bytes=min(lowest.end, 4 * GIB))
 
 
 class RealTimeClock(ByteDevice):
-    """An MC146818 at two ports. `now`, in seconds since 1970, is its time until the guest sets another."""
+    """An MC146818 at two ports. `now`, in seconds since 1970, is its time until the guest sets another.
+
+    `memory_bytes` is how far RAM reaches from address 0 without a hole.
+    """
 
     def __init__(self, *, now: Callable[[], float] = time.time, memory_bytes: int = 0):
         super().__init__()

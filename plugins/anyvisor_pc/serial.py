@@ -81,6 +81,7 @@ class Serial(ByteDevice):
         super().__init__()
         self._set_interrupt = set_interrupt
         self._console = console
+        self._closed = False
         self._line_level = False
         self._received: deque[int] = deque()
         self._overrun = 0
@@ -117,14 +118,17 @@ class Serial(ByteDevice):
             self._writers[offset](value)
 
     def input_came(self) -> None:
-        """The console has input."""
+        """The console has input. It may say so once more after `close`, from a thread that is typing just then."""
         with self._lock:
-            self._fill()
-            self._update_line()
+            if not self._closed:
+                self._fill()
+                self._update_line()
 
     def close(self) -> None:
-        """Leave the console."""
-        self._console.on_input(None)
+        """Leave the console; no interrupt is raised any more by what is typed."""
+        with self._lock:
+            self._closed = True
+            self._console.on_input(None)
 
     # -- receiver and transmitter --------------------------------------------------------------------------
 

@@ -128,7 +128,7 @@ def test_a_plugin_whose_commands_hook_raises_costs_a_warning_and_not_the_help(ru
     environment["PYTHONPATH"] = f"{plugin_path('rude', 'rude', source)}:{environment['PYTHONPATH']}"
     done = run("--help")
     assert done.returncode == 0 and "doctor" in done.stdout
-    assert "anyvisor: warning: plugin rude failed in anyvisor_commands" in done.stderr
+    assert "anyvisor: warning: plugin rude: failed in anyvisor_commands" in done.stderr
 
 
 BROKEN_PLUGINS = {

@@ -11,7 +11,7 @@ import pytest
 from kernel_images import ENTRY, PACKERS, PAYLOAD_LENGTH, PAYLOAD_OFFSET, VERSION, Patch, bzimage, elf
 
 from anyvisor.errors import KernelImageError
-from anyvisor.memory import MIB
+from anyvisor.memory import GIB, KIB, MIB
 from anyvisor.x86_64.image import load_kernel
 from anyvisor.x86_64.layout import Layout
 
@@ -143,6 +143,40 @@ def test_a_bomb_is_stopped_at_the_size_it_claims(load, name):
     finally:
         tracemalloc.stop()
     assert peak_bytes < 32 * MIB
+
+
+def _overlapping(address_step):
+    """24 MiB of ones, and a hundred program headers that each ask for all of them: 30 KB when packed."""
+    count, content = 100, b"\xff" * (24 * MIB)
+    headers = [(ENTRY + index * address_step, b"", len(content)) for index in range(count)]
+    start = 64 + 56 * count
+    patches = [
+        Patch(64 + 56 * index + field, "Q", value)
+        for index in range(count)
+        for field, value in ((8, start), (32, len(content)))
+    ]
+    return gzip.compress(elf(headers, patches=patches) + content)
+
+
+@pytest.mark.parametrize(
+    ("address_step", "layout", "words"),
+    [
+        (0, LAYOUT, "kernel segment 0 .* overlaps kernel segment 1"),
+        (24 * MIB, Layout.for_memory(3 * GIB), "kernel segment 1 shares bytes of the file with kernel segment 0"),
+    ],
+    ids=["in one place", "side by side"],
+)
+def test_segments_that_share_their_bytes_are_refused_before_any_is_copied(load, address_step, layout, words):
+    bomb = _overlapping(address_step)
+    assert len(bomb) < 64 * KIB
+    tracemalloc.start()
+    try:
+        with pytest.raises(KernelImageError, match=words):
+            load(bomb, layout=layout)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 64 * MIB
 
 
 def test_a_stream_that_wants_too_big_a_dictionary_is_refused(load):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -22,12 +23,23 @@ ASKED_FOR = {"quit": signal.SIGINT, "unread": getattr(signal, "SIGPIPE", signal.
 """The signal that an end from this side of the console counts as."""
 
 
+class Seconds(click.FloatRange):
+    """A finite number of seconds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; a usage error when it is none, or not finite."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number of seconds.", param, ctx)
+        return number
+
+
 @click.command()
 @machine_options
 @click.option(
     "--backend", default="auto", metavar="NAME", help="The hypervisor; auto takes the first that can be used."
 )
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="End the machine then.")
+@click.option("--timeout", type=Seconds(min=0, min_open=True), metavar="SECONDS", help="End the machine then.")
 def boot(backend: str, timeout: float | None, **options: Any) -> None:
     """Boot KERNEL, a bzImage or an ELF vmlinux, with its console on this terminal.
 

@@ -10,7 +10,6 @@ from anyvisor.cli.options import MachineOptions, machine_options
 from anyvisor.cli.output import section
 
 if TYPE_CHECKING:
-    from anyvisor.architectures import part
     from anyvisor.facts import HostFacts
 
 NO_BACKEND = "none"
@@ -31,6 +30,7 @@ def plan(backend: str, as_json: bool, **options: Any) -> None:
 
     Nothing is started and no hypervisor is needed.
     """
+    from anyvisor.architectures import part
     from anyvisor.assemble import assemble
 
     facts = _facts(backend)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from anyvisor.x86_64 import bootparams as bootparams
+    from anyvisor.x86_64 import chips as chips
+    from anyvisor.x86_64 import control as control
     from anyvisor.x86_64 import cpuid as cpuid
     from anyvisor.x86_64 import cpuid_policy as cpuid_policy
     from anyvisor.x86_64 import gdt as gdt

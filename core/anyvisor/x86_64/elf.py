@@ -7,6 +7,10 @@ linked for one physical address and must lie there, and its `e_entry` is a physi
 command line of 2047 bytes (COMMAND_LINE_SIZE less the NUL), and an initrd below 2 GiB, the `initrd_addr_max`
 that x86_64 kernels write in the bzImage around them.
 
+Of a file, segments are references. Of an unpacked image they are copies, so everything that headers can be checked
+for is checked before the first is made, and no two may be of the same bytes: a few KiB of headers could otherwise
+ask for any amount of memory.
+
 ELF's layout: System V gABI, chapters 4 and 5.
 """
 
@@ -50,17 +54,21 @@ class Segment:
 
     offset: int
     file_offset: int
-    guest_address: int
     file_bytes: int
-    memory_bytes: int
+    region: Region
 
     @classmethod
-    def read(cls, header: bytes, offset: int) -> Self | None:
+    def read(cls, header: bytes, offset: int, name: str) -> Self | None:
         """The segment that a program header tells of; None for one that is not loaded or takes no memory."""
         kind, _, file_offset, _, guest_address, file_bytes, memory_bytes, _ = _PROGRAM_HEADER.unpack(header)
         if kind != _PT_LOAD or not (file_bytes or memory_bytes):
             return None
-        return cls(offset, file_offset, guest_address, file_bytes, memory_bytes)
+        return cls(offset, file_offset, file_bytes, Region(guest_address, memory_bytes, name))
+
+    @property
+    def file_end(self) -> int:
+        """Where its bytes end in the file."""
+        return self.file_offset + self.file_bytes
 
 
 def load_elf(image: ImageFile, layout: Layout) -> Kernel:
@@ -70,10 +78,12 @@ def load_elf(image: ImageFile, layout: Layout) -> Kernel:
     fields = _HEADER.unpack(header)
     entry, table, entry_bytes, count = fields[4], fields[5], fields[9], fields[10]
     segments = _segments(image, table, entry_bytes, count)
-    blobs = tuple(_blob(image, layout, index, segment) for index, segment in enumerate(segments))
-    _check_overlaps(image, segments, blobs)
-    if not any(blob.region.contains(entry) for blob in blobs):
+    for segment in segments:
+        _check_segment(image, layout, segment)
+    _check_overlaps(image, segments)
+    if not any(segment.region.contains(entry) for segment in segments):
         raise image.error(f"the entry {entry:#x} is in none of the loaded segments", _ENTRY)
+    blobs = tuple(_blob(image, segment) for segment in segments)
     return Kernel("linux64", entry, blobs, COMMAND_LINE_LIMIT, INITRD_LIMIT)
 
 
@@ -104,30 +114,43 @@ def _segments(image: ImageFile, table: int, entry_bytes: int, count: int) -> lis
     if not image.has(table, count * entry_bytes):
         raise image.error(f"its {count} program headers at {table:#x} lie beyond the end of the file", _PHOFF)
     data = image.read(table, count * entry_bytes)
-    offsets = range(0, len(data), _PROGRAM_HEADER.size)
-    found = (Segment.read(data[each : each + _PROGRAM_HEADER.size], table + each) for each in offsets)
-    if not (segments := [segment for segment in found if segment]):
+    segments: list[Segment] = []
+    for at in range(0, len(data), _PROGRAM_HEADER.size):
+        name = f"kernel segment {len(segments)}"
+        if segment := Segment.read(data[at : at + _PROGRAM_HEADER.size], table + at, name):
+            segments.append(segment)
+    if not segments:
         raise image.error("has no loadable segment; give a linked kernel (vmlinux)", _PHNUM)
     return segments
 
 
-def _blob(image: ImageFile, layout: Layout, index: int, segment: Segment) -> Blob:
-    if segment.file_bytes > segment.memory_bytes:
-        words = f"segment {index} has {segment.file_bytes} bytes in the file for {segment.memory_bytes} in memory"
-        raise image.error(words, segment.offset)
+def _check_segment(image: ImageFile, layout: Layout, segment: Segment) -> None:
+    """KernelImageError unless the file has the segment's bytes, and guest RAM has room for it."""
+    name, memory_bytes = segment.region.name, segment.region.size_bytes
+    if segment.file_bytes > memory_bytes:
+        raise image.error(
+            f"{name} has {segment.file_bytes} bytes in the file for {memory_bytes} in memory", segment.offset
+        )
     if segment.file_bytes and not image.has(segment.file_offset, segment.file_bytes):
-        end = segment.file_offset + segment.file_bytes
-        raise image.error(f"segment {index} ends at {end:#x}, beyond the end of the file", segment.offset)
-    name = f"kernel segment {index}"
-    check_room(image, layout, Region(segment.guest_address, segment.memory_bytes, name), segment.offset)
+        raise image.error(f"{name} ends at {segment.file_end:#x}, beyond the end of the file", segment.offset)
+    check_room(image, layout, segment.region, segment.offset)
+
+
+def _check_overlaps(image: ImageFile, segments: list[Segment]) -> None:
+    """KernelImageError when segments share guest memory, or bytes of an image of which each would get a copy."""
+    for first, second in itertools.pairwise(sorted(segments, key=lambda each: each.region)):
+        if first.region.overlaps(second.region):
+            raise image.error(f"{first.region} overlaps {second.region}", second.offset)
+    copied = [each for each in segments if each.file_bytes and image.unpacked is not None]
+    for first, second in itertools.pairwise(sorted(copied, key=lambda each: each.file_offset)):
+        if second.file_offset < first.file_end:
+            words = f"{second.region.name} shares bytes of the file with {first.region.name}"
+            raise image.error(words, second.offset)
+
+
+def _blob(image: ImageFile, segment: Segment) -> Blob:
+    """A segment whose header has been checked; of an unpacked image it has a copy of its bytes."""
     content = image.content(segment.file_offset, segment.file_bytes) if segment.file_bytes else b""
     if isinstance(content, bytes):
         content = content.rstrip(b"\0")  # the rest of a blob is zero anyway, and may stay untouched
-    return Blob(name, segment.guest_address, content, segment.memory_bytes)
-
-
-def _check_overlaps(image: ImageFile, segments: list[Segment], blobs: tuple[Blob, ...]) -> None:
-    in_order = sorted(zip(blobs, segments, strict=True), key=lambda pair: pair[0].guest_address)
-    for (first, _), (second, segment) in itertools.pairwise(in_order):
-        if first.region.overlaps(second.region):
-            raise image.error(f"{first.region} overlaps {second.region}", segment.offset)
+    return Blob(segment.region.name, segment.region.start, content, segment.region.size_bytes)

@@ -121,6 +121,40 @@ def test_the_coalesced_ring_goes_round_and_is_emptied(page):
     assert struct.unpack_from("<II", page.mapping, start) == (2, 2)
 
 
+@pytest.mark.parametrize("size", [3, 5, 6, 7])
+def test_a_coalesced_write_of_an_odd_size_arrives_as_the_parts_of_one_that_is_not(page, size):
+    bus, device = devices()
+    ring_page, data = 2, 0x1122334455667788
+    start = ring_page * 4096
+    struct.pack_into("<IIQIIQ", page.mapping, start, 0, 1, 0x1001, size, 0, data)
+    CoalescedRing(ring_page).drain(page, bus)
+    coalesced, device.writes = device.writes, []
+    struct.pack_into("<QQIB", page.mapping, UNION, 0x1001, data, size, 1)
+    odd_mmio(page, bus)
+    assert coalesced == device.writes
+    assert {each for _, each, _ in coalesced} <= {1, 2, 4}
+    assert sum(value << 8 * (offset - 1) for offset, _, value in coalesced) == data & (1 << 8 * size) - 1
+
+
+def test_a_coalesced_write_that_devices_know_stays_whole_wherever_it_lies(page):
+    bus, device = devices()
+    struct.pack_into("<IIQIIQ", page.mapping, 2 * 4096, 0, 1, 0x1001, 4, 0, 0xFFFFFFFF_11223344)
+    CoalescedRing(2).drain(page, bus)
+    assert device.writes == [(1, 4, 0x11223344)]
+
+
+def test_a_page_that_somebody_still_looks_at_goes_when_he_is_done(page):
+    fd = os.memfd_create("looked at")
+    os.ftruncate(fd, 4096)
+    other = RunPage(fd, 4096)
+    os.close(fd)
+    kept = other.u8[:4]
+    other.close()
+    with pytest.raises(ValueError):
+        other.u8[0]
+    assert bytes(kept) == bytes(4)
+
+
 def test_a_closed_page_raises_and_does_not_crash(page):
     fd = os.memfd_create("another")
     os.ftruncate(fd, 4096)

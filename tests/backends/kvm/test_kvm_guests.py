@@ -1,5 +1,6 @@
 """Tiny guests on the real thing: what the guest does, the devices see, and the other way round."""
 
+import gc
 import struct
 import threading
 
@@ -15,7 +16,9 @@ from tiny_guests import (
     SMALLEST,
     SPIN,
     WAIT_FOR_INTERRUPT,
+    Guest,
     handle_interrupt,
+    held,
     long_mode,
     protected_mode,
 )
@@ -96,6 +99,41 @@ def test_repeated_string_input_fills_memory(guest, opcode, size):
     made = guest(bytes([*opcode, 0xF4]), answers=answers)  # rep ins; hlt
     assert made.run(rdi=0x2000, rcx=20, rdx=PORT) == Halted()
     assert made.memory.read(0x2000, 20 * size) == b"".join(each.to_bytes(size, "little") for each in answers)
+
+
+class BrokenError(Exception):
+    """What a broken device raises."""
+
+
+@pytest.mark.parametrize(("opcode", "direction"), [([0xF3, 0x6C], "read"), ([0xF3, 0x6E], "write")])
+def test_an_error_amid_string_io_that_somebody_keeps_does_not_keep_the_vcpu(kvm, opcode, direction):
+    before = held()
+    made = Guest(kvm, bytes([*opcode, 0xF4]), answers=[1, 2, 3, 4])  # rep insb, or rep outsb; hlt
+
+    def break_down():
+        raise BrokenError
+
+    made.ports.then = break_down
+    made.vcpu.put(attrs.evolve(sregs := made.vcpu.get(Sregs), ds=sregs.es))
+    with pytest.raises(BrokenError) as kept:
+        made.run(rdi=0x2000, rcx=4, rdx=PORT)
+    made.close()
+    assert held() == before
+    assert getattr(made.ports, f"{direction}s"), "the device was reached"
+    assert kept.traceback
+
+
+def test_a_vcpu_whose_run_page_is_still_looked_at_is_closed_all_the_same(kvm):
+    before = held()
+    made = Guest(kvm, SMALLEST)
+    kept = made.vcpu._page.u8[:8]
+    made.close()
+    assert (made.vm.closed, made.vcpu._fd.number) == (True, -1)
+    assert held() == (before[0] + 1, before[1] + 1), "the mapping, and the descriptor that Python keeps with it"
+    kept.release()
+    del made
+    gc.collect()
+    assert held() == before
 
 
 def test_mmio_writes_of_all_sizes_reach_the_device(guest):

@@ -1,5 +1,6 @@
 """Opening KVM, and everything that can be wrong with it; what it then says about the host."""
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -94,6 +95,71 @@ def test_missing_capabilities_are_all_named(libc):
     libc(answer)
     with pytest.raises(HypervisorUnavailable, match="lacks IMMEDIATE_EXIT, XCRS; run a newer kernel"):
         open_kvm("/dev/null")
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        (errno.EBUSY, r"/dev/kvm: KVM_CREATE_VM: EBUSY, .*; another hypervisor holds .*VT-x, AMD-V.* shut down"),
+        (errno.ENOMEM, r"/dev/kvm: KVM_CREATE_VM: ENOMEM, .*; the host has no memory left .* raise the limit"),
+        (errno.EMFILE, r"KVM_CREATE_VM: EMFILE, .*ulimit -n"),
+        (errno.EPERM, r"KVM_CREATE_VM: EPERM, .*; see the kernel's log"),
+    ],
+)
+def test_a_host_that_cannot_have_a_vm_just_now_says_why_and_what_helps(usable_kvm, libc, cause, words):
+    before = held()
+    libc(lambda fd, request, argument: OSError(cause, "") if request == CREATE_VM else None)
+    with pytest.raises(HypervisorUnavailable, match=words) as caught:
+        open_kvm()
+    assert caught.value.remedy
+    assert held() == before
+
+
+@pytest.mark.kvm
+def test_no_error_of_opening_is_a_bare_one(usable_kvm, libc):
+    """Whichever ioctl fails, from the first to the last that opening takes."""
+    for failing in range(1000):
+        calls = []
+
+        def answer(fd, request, argument, failing=failing, calls=calls):
+            calls.append(request)
+            return OSError(errno.EIO, "") if len(calls) == failing + 1 else None
+
+        libc(answer)
+        with contextlib.suppress(HypervisorUnavailable):
+            open_kvm().close()
+        if len(calls) <= failing:
+            break
+    assert failing > 20
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("number", [1 << 32, (1 << 32) + 5, (1 << 64) + 5, -1])
+def test_the_id_of_a_vcpu_is_never_cut_off(kvm, number):
+    with kvm.create_vm() as vm:
+        with pytest.raises(
+            HypervisorError, match=rf"KVM_CREATE_VCPU \(vCPU 0 with id .*{number:#x} does not fit in 32"
+        ):
+            vm.create_vcpu(0, number)
+        with pytest.raises(HypervisorError, match=rf"vCPU {number}: {number:#x} does not fit in 32 bits"):
+            vm.create_vcpu(number)
+        vm.create_vcpu(0, 5)
+
+
+@pytest.mark.parametrize("number", [1 << 64, (1 << 64) + 5, -1])
+def test_a_number_that_an_ioctl_cannot_take_is_refused_before_it_is_called(libc, number):
+    called = []
+    libc(lambda fd, request, argument: called.append(argument) or 0)
+    fd = fds.KvmFd(-1)
+    fd.subject = "it"
+    with pytest.raises(
+        HypervisorError, match=rf"KVM_CHECK_EXTENSION \(it: {number:#x} does not fit in 64 bits\): EINVAL"
+    ):
+        fd.check_extension(number)
+    assert not called
+    fd.check_extension((1 << 64) - 1)
+    assert called == [(1 << 64) - 1]
 
 
 @pytest.mark.kvm

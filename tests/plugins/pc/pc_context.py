@@ -1,6 +1,6 @@
 """What a device is given, without a machine around it: a bus, memory, consoles, and lines that remember."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from anyvisor.bus import Bus
 from anyvisor.console import Console
@@ -8,17 +8,19 @@ from anyvisor.device import DeviceContext, attach
 from anyvisor.memory import MIB, GuestMemory, Region
 from anyvisor.plan import DeviceSpec
 
+ONE_MIB = Region(0, 1 * MIB)
+
 
 class Bench:
     """A bus with one device. `levels` are its line's changes, `stops` what it asked of the machine."""
 
-    def __init__(self, factory: Callable, spec: DeviceSpec, *, memory_bytes: int = 1 * MIB):
+    def __init__(self, factory: Callable, spec: DeviceSpec, *, ram: Sequence[Region] = (ONE_MIB,)):
         self.bus = Bus()
         self.levels: list[bool] = []
         self.gsis: list[int | None] = []
         self.stops: list[str] = []
         self.consoles: dict[str, Console] = {}
-        self.memory = GuestMemory([Region(0, memory_bytes)])
+        self.memory = GuestMemory(ram)
         context = DeviceContext(self.memory, self._interrupt, self._console, self.stops.append)
         self.device = factory(spec, context)
         attach(self.bus, spec, self.device)

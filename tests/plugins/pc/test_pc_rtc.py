@@ -6,7 +6,7 @@ import time
 import pytest
 from pc_context import Bench
 
-from anyvisor.memory import MIB
+from anyvisor.memory import GIB, MIB, Region
 from anyvisor_pc.rtc import RealTimeClock, open_rtc
 from anyvisor_pc.specs import RTC
 
@@ -141,14 +141,23 @@ def test_index_cannot_be_read_and_a_16_bit_write_does_both():
     assert clock.rtc.read(INDEX, 1) == 0xFF
 
 
-def test_memory_sizes_are_where_a_bios_leaves_them():
-    bench = Bench(open_rtc, RTC, memory_bytes=64 * MIB)
+@pytest.mark.parametrize(
+    ("ram", "expected"),
+    [
+        ([Region(0, 64 * MIB)], [0x80, 0x02, 0x00, 0xFC, 0x00, 0xFC, 0x00, 0x03]),
+        ([Region(0, 3 * GIB), Region(4 * GIB, 5 * GIB)], [0x80, 0x02, 0xFF, 0xFF, 0xFF, 0xFF, 0x00, 0xBF]),
+        ([Region(0, 6 * GIB)], [0x80, 0x02, 0xFF, 0xFF, 0xFF, 0xFF, 0x00, 0xFF]),
+    ],
+    ids=["64M", "3G and 5G above 4G", "6G without a gap"],
+)
+def test_memory_sizes_below_4_gib_are_where_a_bios_leaves_them(ram, expected):
+    bench = Bench(open_rtc, RTC, ram=ram)
     sizes = []
     for index in (0x15, 0x16, 0x17, 0x18, 0x30, 0x31, 0x34, 0x35):
         bench.outb(0x70, index)
         sizes.append(bench.inb(0x71))
     bench.close()
-    assert sizes == [0x80, 0x02, 0x00, 0xFC, 0x00, 0xFC, 0x00, 0x03]
+    assert sizes == expected
 
 
 def test_a_real_clock_shows_now():

@@ -291,6 +291,44 @@ def test_after_close_the_console_no_longer_calls(uart, console):
     assert uart.inb(LSR) & 1 == 0
 
 
+def test_a_thread_that_is_still_typing_when_the_port_is_closed_raises_no_interrupt(uart, console):
+    """`Console.write` takes the callback with its lock held and calls it afterwards: here, after `close`."""
+    uart.outb(FCR, 0x01)
+    uart.outb(MCR, OUT2)
+    uart.outb(IER, 0x01)
+    late_callback = console._notify_device
+    uart.device.close()
+    console.write(b"x")
+    late_callback()
+    assert uart.levels == []
+    assert console.take_input(10) == b"x", "nor is anything taken"
+
+
+def test_closing_waits_for_a_callback_that_has_begun(uart, console):
+    """A callback holds the port's lock from its first step to its last interrupt."""
+    uart.outb(MCR, OUT2)
+    uart.outb(IER, 0x01)
+    raising, may_go_on = threading.Event(), threading.Event()
+
+    def slow_line(level):
+        raising.set()
+        assert may_go_on.wait(10)
+        uart.levels.append(level)
+
+    uart.device._set_interrupt = slow_line
+    typist = threading.Thread(target=console.write, args=(b"x",), daemon=True)
+    closer = threading.Thread(target=uart.device.close, daemon=True)
+    typist.start()
+    assert raising.wait(10)
+    closer.start()
+    closer.join(0.2)
+    assert closer.is_alive()
+    may_go_on.set()
+    closer.join(10)
+    typist.join(10)
+    assert (closer.is_alive(), uart.levels) == (False, [True])
+
+
 def test_input_and_output_from_several_threads_neither_lose_nor_repeat_a_byte(uart, console):
     sent, got = bytes(range(256)) * 40, bytearray()
     uart.outb(FCR, 0x01)
