@@ -14,15 +14,18 @@ can_run_linux() {
 	grep -qwE 'vmx|svm' /proc/cpuinfo && [ -r /dev/kvm ] && [ -w /dev/kvm ]
 }
 
+cache=${ANYVISOR_TEST_CACHE:-$HOME/.cache/anyvisor-tests}
 wanted=()
 python3 -c 'import ensurepip' 2>/dev/null || wanted+=(python3-venv)
 can_run_linux || command -v qemu-system-x86_64 >/dev/null || wanted+=(qemu-system-x86)
+if [ "$(id -u)" -eq 0 ] && { [ ${#wanted[@]} -gt 0 ] || [ ! -e "$cache/linux-image-cloud-amd64" ]; }; then
+	apt-get update -qq
+fi
 if [ ${#wanted[@]} -gt 0 ]; then
 	if [ "$(id -u)" -ne 0 ]; then
 		echo "missing Debian packages; run: sudo apt-get install --no-install-recommends ${wanted[*]}" >&2
 		exit 1
 	fi
-	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${wanted[@]}" >/dev/null
 fi
 
