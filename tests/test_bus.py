@@ -130,3 +130,20 @@ def test_the_highest_address_can_be_claimed():
     bus, device = Bus(), Notebook(1)
     bus.add_mmio(Region((1 << 64) - 0x1000, 0x1000), device)
     assert bus.read_mmio((1 << 64) - 1, 1) == 1
+
+
+def test_who_answers_at_a_port_can_be_asked_once_and_remembered():
+    bus, device = Bus(), Notebook(0x5A)
+    bus.add_ports(Region(0x60, 8, "device"), device)
+    offset, read, write = bus.port(0x64)
+    write(offset, 1, 7)
+    assert read(offset, 1) == 0x5A
+    assert device.seen == [(4, 1, 7), (4, 1)]
+
+
+def test_a_port_nobody_claims_is_remembered_as_such():
+    bus = Bus()
+    offset, read, write = bus.port(0x99)
+    write(offset, 1, 7)
+    assert read(offset, 2) == 0xFFFF
+    assert bus.unclaimed == {("port", 0x99): 2}

@@ -2,9 +2,8 @@
 
 Some facts about the loop. It is the hottest code of the backend, so it makes no object and calls nothing but KVM and
 the bus. `fcntl.ioctl` without a third argument costs a third of a ctypes call or of itself with one (measured); an
-exception is raised only when KVM_RUN fails, which on this road means a kick. Data of an I/O exit lies where KVM has
-put it for every kernel yet, one page into the mapping; anything else (strings, other places, odd sizes) takes the slow
-road.
+exception is raised only when KVM_RUN fails, which on this road means a kick. Each port access is worked out once and
+then known by its word (`port_io`); strings and odd sizes take the slow road.
 
 An I/O exit is only half an access: KVM finishes it (takes the answer of a read, moves RIP on) when KVM_RUN is called
 again, before it looks for kicks. So a vCPU that was kicked has nothing half done, and its state can be read and put.
@@ -22,15 +21,16 @@ from anyvisor.bus import Bus
 from anyvisor.errors import HypervisorError
 from anyvisor.exits import Exit, Kicked
 from anyvisor.states import VcpuState
-from anyvisor_kvm.abi import KVM_EXIT_IO_OUT, ExitReason
+from anyvisor_kvm.abi import ExitReason
 from anyvisor_kvm.architecture import Architecture, accessors
 from anyvisor_kvm.closing import Closing
 from anyvisor_kvm.exits import decode
 from anyvisor_kvm.fds import VcpuFd
 from anyvisor_kvm.kick import Kicker
 from anyvisor_kvm.odd_io import MASKS, odd_mmio, string_io
+from anyvisor_kvm.port_io import PortAccess, port_access
 from anyvisor_kvm.ring import CoalescedRing
-from anyvisor_kvm.run_page import EXIT_REASON_U32, IO, MMIO, MMIO_DATA_U64, PAGE_BYTES, UNION, RunPage
+from anyvisor_kvm.run_page import EXIT_REASON_U32, MMIO, MMIO_DATA_U64, UNION, UNION_U64, RunPage
 
 S = TypeVar("S", bound=VcpuState)
 
@@ -38,8 +38,7 @@ RUN = VcpuFd.run.request
 EHWPOISON = 133
 """Linux's own; the errno module has it from Python 3.14 on."""
 EXIT_IO, EXIT_MMIO = int(ExitReason.IO), int(ExitReason.MMIO)
-OUT = KVM_EXIT_IO_OUT
-unpack_io, unpack_mmio = IO.unpack_from, MMIO.unpack_from
+unpack_mmio = MMIO.unpack_from
 
 
 class KvmVcpu(Closing):
@@ -111,9 +110,9 @@ class KvmVcpu(Closing):
 
     def _loop(self, bus: Bus) -> Exit:  # noqa: PLR0912 - a call for each exit costs as much as all of this
         number, ring, page = self._fd.number, self._ring, self._page
-        mapping, u8, u16, u32, u64 = page.mapping, page.u8, page.u16, page.u32, page.u64
-        read_port, write_port = bus.read_port, bus.write_port
+        mapping, u32, u64 = page.mapping, page.u32, page.u64
         read_mmio, write_mmio = bus.read_mmio, bus.write_mmio
+        known: dict[int, PortAccess] = {}
         while True:
             try:
                 ioctl(number, RUN)
@@ -125,15 +124,18 @@ class KvmVcpu(Closing):
                 ring.drain(page, bus)
             reason = u32[EXIT_REASON_U32]
             if reason == EXIT_IO:
-                direction, size, port, count, offset = unpack_io(mapping, UNION)
-                if count != 1 or offset != PAGE_BYTES:
-                    string_io(page, bus)
-                    continue
-                data = u8 if size == 1 else u32 if size == 4 else u16
-                if direction == OUT:
-                    write_port(port, size, data[PAGE_BYTES // size])
+                access = known.get(u64[UNION_U64])
+                if access is None:
+                    access = port_access(page, bus)
+                    if access is None:
+                        string_io(page, bus)
+                        continue
+                    known[u64[UNION_U64]] = access
+                write, read, offset, size, data, index, mask = access
+                if write is not None:
+                    write(offset, size, data[index])
                 else:
-                    data[PAGE_BYTES // size] = read_port(port, size)
+                    data[index] = read(offset, size) & mask
             elif reason == EXIT_MMIO:
                 address, value, size, is_write = unpack_mmio(mapping, UNION)
                 if not MASKS[size]:

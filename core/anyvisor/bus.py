@@ -90,6 +90,15 @@ class Bus:
         self._mmio = sorted([*self._mmio, claimed], key=lambda each: each[0])
         self._mmio_starts = [each[0] for each in self._mmio]
 
+    def port(self, port: int) -> tuple[int, Read, Write]:
+        """Who answers at a port: the offset to call it with, its read, its write.
+
+        For a run loop that asks once and remembers. Who calls `read` must cut its answer to size.
+        """
+        if port in self._port_reads:
+            return *self._port_reads[port], self._port_writes[port][1]
+        return port, self._nobody_reads, self._nobody_writes
+
     def read_port(self, port: int, size_bytes: int) -> int:
         """What an IN of `size_bytes` from `port` gives."""
         try:
@@ -132,6 +141,12 @@ class Bus:
             self._last = self._mmio[index]
             return self._mmio[index]
         return NOWHERE
+
+    def _nobody_reads(self, port: int, size_bytes: int) -> int:
+        return self._nobody("port", port, size_bytes)
+
+    def _nobody_writes(self, port: int, size_bytes: int, value: int) -> None:  # noqa: ARG002
+        self._nobody("port", port, size_bytes)
 
     def _nobody(self, space: str, address: int, size_bytes: int) -> int:
         key = (space, address)
