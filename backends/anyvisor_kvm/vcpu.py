@@ -101,7 +101,7 @@ class KvmVcpu(Closing):
             found = self._loop(bus)
         except BaseException:
             with self._kicker.staying_out(), contextlib.suppress(Exception):
-                self._loop(bus)
+                self._loop(bus)  # finishes the access (see the facts above); what failed first is what is told
             raise
         self._synced.refresh()
         if isinstance(found, Kicked):
