@@ -17,6 +17,7 @@ from anyvisor.initramfs import busybox_initramfs
 WELCOME = """#!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
 echo
 echo "This is $(uname -sr) on $(nproc) processor(s), booted by anyvisor."
 """
