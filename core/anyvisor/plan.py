@@ -6,9 +6,10 @@ devices answer. It knows no hypervisor. It refuses to exist when its pieces do n
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -274,19 +275,9 @@ def _check_ranges(regions: list[Region], limit: int) -> None:
 
 
 def _refuse_overlaps(regions: list[Region], remedy: str) -> None:
-    for first, second in _neighbours(sorted(regions)):
+    for first, second in itertools.pairwise(sorted(regions)):  # of sorted regions, neighbours overlap if any do
         if first.overlaps(second):
             raise PlanError(f"{first} overlaps {second}; move one in {remedy}")
-
-
-def _neighbours(regions: list[Region]) -> Iterator[tuple[Region, Region]]:
-    """Each region with the one before it that reaches furthest."""
-    furthest: Region | None = None
-    for region in regions:
-        if furthest is not None:
-            yield furthest, region
-        if furthest is None or region.end > furthest.end:
-            furthest = region
 
 
 def _part(blob: Blob, offset: int, size_bytes: int) -> bytes:
