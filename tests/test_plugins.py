@@ -207,3 +207,33 @@ def test_a_plugin_that_cannot_name_its_hypervisors_is_reported_and_stops_nobody_
         assert "kvm" in plugins.names_from("anyvisor_hypervisors")
     plugins.names_from("anyvisor_hypervisors")
     assert [problem.name for problem in plugins.problems] == ["Mine"]
+
+
+def test_a_refused_plugin_leaves_none_of_its_hooks_behind():
+    class Half:
+        @hookimpl
+        def anyvisor_devices(self):
+            return ()
+
+        @hookimpl
+        def anyvisor_gdt(self, colour):
+            return colour
+
+    plugins = Plugins()
+    with pytest.warns(PluginWarning, match="Half: refused"):
+        plugins.register(Half())
+    assert not plugins.hook.anyvisor_devices.get_hookimpls()
+    assert not plugins.hook.anyvisor_gdt.get_hookimpls()
+
+
+def test_registering_a_plugin_twice_keeps_the_first():
+    class Twice:
+        @hookimpl
+        def anyvisor_devices(self):
+            return ()
+
+    plugin, plugins = Twice(), Plugins()
+    plugins.register(plugin)
+    with pytest.warns(PluginWarning, match="refused"):
+        plugins.register(plugin)
+    assert len(plugins.hook.anyvisor_devices.get_hookimpls()) == 1

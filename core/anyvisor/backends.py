@@ -10,7 +10,7 @@ from anyvisor.architectures import part
 from anyvisor.errors import AnyvisorError, HypervisorUnavailable, PluginError
 from anyvisor.facts import HostFacts
 from anyvisor.hypervisor import Hypervisor
-from anyvisor.plugins import Plugins, default_plugins, import_target
+from anyvisor.plugins import Plugins, blaming, default_plugins, import_target
 
 HOOK = "anyvisor_hypervisors"
 
@@ -66,14 +66,8 @@ def hypervisors(plugins: Plugins | None = None) -> list[BackendStatus]:
 
 def _open(name: str, target: str, plugin: str) -> Hypervisor:
     factory = import_target(target, f"backend {name} of plugin {plugin}")
-    try:
+    with blaming(f"backend {name} of plugin {plugin} cannot be opened"):
         opened = factory()
-    except AnyvisorError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"backend {name} of plugin {plugin} cannot be opened: {type(error).__name__}: {error}"
-        ) from error
     if not isinstance(getattr(opened, "facts", None), HostFacts):
         raise PluginError(
             f"backend {name} of plugin {plugin} is no hypervisor: {type(opened).__name__} has no HostFacts"

@@ -59,13 +59,9 @@ class DeviceContext:
 def attach(bus: Bus, spec: DeviceSpec, device: BusDevice) -> None:
     """Let `device` answer at every range of `spec`; PlanError, naming both, when another one has it."""
     for region in spec.ports:
-        bus.add_ports(_owned(region, spec), device, offset=_offset(region, spec.ports[0], spec))
+        bus.add_ports(spec.named(region), device, offset=_offset(region, spec.ports[0], spec))
     for region in spec.mmio:
-        bus.add_mmio(_owned(region, spec), device, offset=_offset(region, spec.mmio[0], spec))
-
-
-def _owned(region: Region, spec: DeviceSpec) -> Region:
-    return attrs.evolve(region, name=region.name or spec.name)
+        bus.add_mmio(spec.named(region), device, offset=_offset(region, spec.mmio[0], spec))
 
 
 def _offset(region: Region, first: Region, spec: DeviceSpec) -> int:

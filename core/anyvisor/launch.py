@@ -17,13 +17,13 @@ from anyvisor.bus import Bus
 from anyvisor.config import MachineConfig
 from anyvisor.console import Console
 from anyvisor.device import Device, DeviceContext, attach
-from anyvisor.errors import AnyvisorError, GuestMemoryError, KernelImageError, PluginError, Unsupported
+from anyvisor.errors import GuestMemoryError, KernelImageError, PluginError, Unsupported
 from anyvisor.facts import HostFacts
 from anyvisor.hypervisor import Hypervisor, Vcpu, Vm
 from anyvisor.machine import Machine
 from anyvisor.memory import GuestMemory, format_size
 from anyvisor.plan import Blob, BootPlan, DeviceSpec, VcpuPlan, state_names
-from anyvisor.plugins import Plugins, default_plugins, import_target
+from anyvisor.plugins import Plugins, blaming, default_plugins, import_target
 from anyvisor.states import Change
 
 
@@ -113,22 +113,10 @@ def _add_devices(plan: BootPlan, machine: Machine, stack: ExitStack) -> None:
         factory: Callable[[DeviceSpec, DeviceContext], Device] = import_target(
             target, f"device {spec.name} of plugin {plugin}"
         )
-        device = _make_device(factory, spec, machine, plugin)
+        with blaming(f"device {spec.name}: plugin {plugin} cannot make it"):
+            device = factory(spec, _context(machine))
         stack.callback(device.close)
         attach(machine.bus, spec, device)
-
-
-def _make_device(
-    factory: Callable[[DeviceSpec, DeviceContext], Device], spec: DeviceSpec, machine: Machine, plugin: str
-) -> Device:
-    try:
-        return factory(spec, _context(machine))
-    except AnyvisorError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"device {spec.name}: plugin {plugin} cannot make it: {type(error).__name__}: {error}"
-        ) from error
 
 
 def _context(machine: Machine) -> DeviceContext:

@@ -113,6 +113,10 @@ class DeviceSpec:
     gsi: int | None = None
     settings: dict[str, str | int | bool] = attrs.field(factory=dict)
 
+    def named(self, region: Region) -> Region:
+        """One of its ranges under its own name, or under the device's if it has none."""
+        return attrs.evolve(region, name=region.name or self.name)
+
 
 @attrs.frozen
 class VcpuPlan:
@@ -178,8 +182,8 @@ class BootPlan:
             raise PlanError(f"two vCPUs share a hardware id: {[vcpu.hardware_id for vcpu in self.vcpus]}")
 
     def _check_devices(self) -> None:
-        ports = [_named(region, device) for device in self.devices for region in device.ports]
-        mmio = [_named(region, device) for device in self.devices for region in device.mmio]
+        ports = [device.named(region) for device in self.devices for region in device.ports]
+        mmio = [device.named(region) for device in self.devices for region in device.mmio]
         _check_ranges(ports, 1 << 16)
         _check_ranges(mmio, 1 << 64)
         _refuse_overlaps(ports, "anyvisor_devices")
@@ -261,10 +265,6 @@ class BootPlan:
 def state_names(states: Iterable[VcpuState | VmState | Change]) -> list[str]:
     """The portable names of states and changes, in their order."""
     return [each.name if isinstance(each, Change) else name_of(type(each)) for each in states]
-
-
-def _named(region: Region, device: DeviceSpec) -> Region:
-    return attrs.evolve(region, name=region.name or device.name)
 
 
 def _check_ranges(regions: list[Region], limit: int) -> None:

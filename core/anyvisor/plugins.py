@@ -109,6 +109,8 @@ class Plugins:
         try:
             registered = self.manager.register(plugin, title)
         except (pluggy.PluginValidationError, ValueError) as error:
+            if isinstance(error, pluggy.PluginValidationError) and self.manager.is_registered(plugin):
+                self.manager.unregister(plugin)  # pluggy 1.6 keeps the hooks before the wrong one
             report(f"refused: {' '.join(str(error).split())}")
             return
         hooks = self._check_hooks(plugin, report)
@@ -167,23 +169,26 @@ class Plugins:
         warnings.warn(str(problem), PluginWarning, stacklevel=4)
 
 
+@contextlib.contextmanager
+def blaming(failed: str) -> Iterator[None]:
+    """Make whatever a plugin's code raises a PluginError that begins with `failed`; anyvisor's own errors pass."""
+    try:
+        yield
+    except AnyvisorError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{failed}: {type(error).__name__}: {error}") from error
+
+
 def _sign(implementation: pluggy.HookImpl, hook: str) -> None:
     """Make an implementation sign its results, and name itself when it raises."""
     function, plugin = implementation.function, implementation.plugin_name
     generator: Any = function
-
-    @contextlib.contextmanager
-    def named() -> Iterator[None]:
-        try:
-            yield
-        except AnyvisorError:
-            raise
-        except Exception as error:
-            raise PluginError(f"plugin {plugin} failed in {hook}: {type(error).__name__}: {error}") from error
+    failed = f"plugin {plugin} failed in {hook}"
 
     @functools.wraps(function)
     def provides(*inputs: Any) -> Any:
-        with named():
+        with blaming(failed):
             result = function(*inputs)
         if result is not None:
             _credit(Credit(hook, plugin, False))
@@ -192,7 +197,7 @@ def _sign(implementation: pluggy.HookImpl, hook: str) -> None:
     @functools.wraps(function)
     def adjusts(*inputs: Any) -> Any:
         _credit(Credit(hook, plugin, True))
-        with named():
+        with blaming(failed):
             return (yield from generator(*inputs))
 
     signed = adjusts if implementation.wrapper or implementation.hookwrapper else provides

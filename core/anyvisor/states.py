@@ -7,7 +7,7 @@ read-modify-write written down as a value.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
@@ -34,9 +34,6 @@ class VmState(State):
     """
 
     __slots__ = ()
-
-
-V = TypeVar("V", bound=VcpuState)
 
 
 @attrs.frozen(init=False)
