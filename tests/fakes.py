@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from anyvisor.bus import Bus
+from anyvisor.clock import HostClock
 from anyvisor.exits import Exit, Kicked
 from anyvisor.facts import HostFacts
 from anyvisor.x86_64.control import ApicBase, Cr0
@@ -44,6 +45,8 @@ class FakeVcpu:
         self.put_order: list[type] = []
         self.kicked = threading.Event()
         self.runs = 0
+        self.source = None
+        self.notified = 0
         self.closed = False
 
     def get(self, kind):
@@ -66,6 +69,12 @@ class FakeVcpu:
         self.kicked.clear()
         return Kicked()
 
+    def take_interrupts_from(self, source) -> None:
+        self.source = source
+
+    def notify_interrupt(self) -> None:
+        self.notified += 1
+
     def kick(self) -> None:
         self.kicked.set()
 
@@ -80,6 +89,7 @@ class FakeVm:
         self.fail_at = fail_at
         self.lines: list[tuple[int, bool]] = []
         self.closed = 0
+        self.clock = HostClock()
 
     def _note(self, what: str) -> None:
         self.log.append(what)
@@ -101,6 +111,7 @@ class FakeVm:
 
     def close(self) -> None:
         self.closed += 1
+        self.clock.close()
         self.log.append("close vm")
 
 
@@ -112,7 +123,7 @@ class FakeHypervisor:
         self.log: list[str] = []
         self.vms: list[FakeVm] = []
 
-    def create_vm(self) -> FakeVm:
+    def create_vm(self, *, deterministic: bool = False) -> FakeVm:
         self.vms.append(FakeVm(self.log, self.scripts, self.fail_at))
         return self.vms[-1]
 

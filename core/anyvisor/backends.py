@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, cast
 
 import attrs
 
 from anyvisor.architectures import part
 from anyvisor.errors import AnyvisorError, HypervisorUnavailable, PluginError
-from anyvisor.facts import HostFacts
+from anyvisor.facts import Capability, HostFacts
 from anyvisor.hypervisor import Hypervisor
 from anyvisor.plugins import Plugins, blaming, default_plugins, import_target
+
+if TYPE_CHECKING:
+    from anyvisor.config import MachineConfig
 
 HOOK = "anyvisor_hypervisors"
 
@@ -27,26 +32,93 @@ class BackendStatus:
     facts: HostFacts | None = None
 
 
-def open_hypervisor(name: str = "auto", plugins: Plugins | None = None) -> Hypervisor:
-    """The hypervisor of that name, opened; `auto` takes the first that can be used here.
+def open_hypervisor(
+    name: str = "auto",
+    plugins: Plugins | None = None,
+    config: MachineConfig | None = None,
+    tell: Callable[[str], None] = lambda line: None,  # noqa: ARG005
+) -> Hypervisor:
+    """The hypervisor of that name, opened; `auto` takes the best that can be used here.
 
+    The best runs whole operating systems, and on the host's own processor if there is one that does; with `config`
+    it is also able to run that machine. `tell` is given a line that says which one `auto` took, and why.
     HypervisorUnavailable says why not, and what to do. A context manager; close it after its machines.
     """
     plugins = plugins or default_plugins()
     targets = plugins.names_from(HOOK)
-    if name != "auto":
-        if name not in targets:
-            raise HypervisorUnavailable(
-                f"there is no backend {name!r}; installed are {', '.join(sorted(targets)) or 'none'}"
-            )
-        return _open(name, *targets[name])
-    reasons = []
-    for each, (target, plugin) in targets.items():
-        try:
-            return _open(each, target, plugin)
-        except AnyvisorError as error:
-            reasons.append(f"{each}: {error}")
-    raise HypervisorUnavailable("no backend can be used here: " + ("; ".join(reasons) or "none is installed"))
+    if name == "auto":
+        return _open_best(targets, config, tell)
+    if name not in targets:
+        raise HypervisorUnavailable(
+            f"there is no backend {name!r}; installed are {', '.join(sorted(targets)) or 'none'}"
+        )
+    return _open(name, *targets[name])
+
+
+def _open_best(
+    targets: dict[str, tuple[str, str]], config: MachineConfig | None, tell: Callable[[str], None]
+) -> Hypervisor:
+    opened: dict[str, Hypervisor] = {}
+    refused: dict[str, AnyvisorError] = {}
+    with ExitStack() as stack:
+        for name, (target, plugin) in targets.items():
+            try:
+                opened[name] = stack.enter_context(_open(name, target, plugin))
+                _check_fit(opened[name].facts, config)
+            except AnyvisorError as error:
+                refused[name] = error
+                continue
+            if _rank(opened[name].facts) == BEST:
+                break
+        fitting = [name for name in opened if name not in refused]
+        if not fitting:
+            raise HypervisorUnavailable("no backend can be used here: " + (_listed(refused) or "none is installed"))
+        chosen = max(fitting, key=lambda name: _rank(opened[name].facts))
+        tell(_choice(chosen, opened, refused))
+        best = opened.pop(chosen)
+        for loser in opened.values():
+            loser.close()
+        stack.pop_all()
+        return best
+
+
+BEST = (True, True)
+"""The rank of a backend that runs whole operating systems, and on the host's own processor."""
+
+
+def _rank(facts: HostFacts) -> tuple[bool, bool]:
+    return facts.has(Capability.FULL_SYSTEM), facts.has(Capability.NATIVE)
+
+
+def _check_fit(facts: HostFacts, config: MachineConfig | None) -> None:
+    """Refuse a backend that cannot run that machine."""
+    if config and config.vcpus > facts.max_vcpus:
+        remedy = f"ask for {facts.max_vcpus} at most"
+        raise HypervisorUnavailable(f"{config.vcpus} vCPUs are more than the {facts.max_vcpus} it runs", remedy)
+    if config and config.deterministic and not facts.has(Capability.DETERMINISTIC):
+        raise HypervisorUnavailable("it cannot run a deterministic machine", "do without")
+
+
+def _choice(name: str, opened: dict[str, Hypervisor], refused: dict[str, AnyvisorError]) -> str:
+    """Which backend was taken, what it is, and, unless it is the best there could be, why it was not another."""
+    facts = opened[name].facts
+    if _rank(facts) == BEST:
+        return f"backend {name}, on this host's own processor"
+    if not facts.has(Capability.FULL_SYSTEM):
+        return f"backend {name}, for small guests only: {'; '.join(filter(None, [*facts.notes, _listed(refused)]))}"
+    reasons = [f"{other}: {_brief(error)}" for other, error in refused.items()]
+    small = [each for each in opened if each not in refused and not opened[each].facts.has(Capability.FULL_SYSTEM)]
+    reasons += [f"{other} boots no whole operating system here (`anyvisor doctor` says why)" for other in small]
+    return f"backend {name}, an emulated processor" + (f"; {', '.join(reasons)}" if reasons else "")
+
+
+def _brief(error: AnyvisorError) -> str:
+    return error.reason if isinstance(error, HypervisorUnavailable) else str(error)
+
+
+def _listed(refused: dict[str, AnyvisorError]) -> str:
+    """Each backend that cannot be used, with the reason and what to do."""
+    return ", ".join(f"{name} ({error})" for name, error in refused.items())
 
 
 def hypervisors(plugins: Plugins | None = None) -> list[BackendStatus]:

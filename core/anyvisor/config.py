@@ -95,8 +95,10 @@ class MachineConfig:
     """The machine that is wanted. Every value is checked here; sizes are bytes or text such as `512M`.
 
     `kernel` and `initrd` are paths; `unpack` takes the ELF vmlinux out of a bzImage on the host, which spares the guest
-    the work. `topology` defaults to one socket with a core for each vCPU. `overcommit` lets the guest have more RAM
-    than the host has. `shared_memory` backs RAM by memfds, for devices in other processes.
+    the work; None does so where the processor is emulated and the means are at hand. `topology` defaults to one socket
+    with a core for each vCPU. `overcommit` lets the guest have more RAM than the host has. `shared_memory` backs RAM by
+    memfds, for devices in other processes. A `deterministic` machine counts its time from what the guest does: every
+    run of it is the same, where the backend can do that.
     """
 
     kernel: Path | None = attrs.field(default=None, converter=_path)
@@ -105,9 +107,10 @@ class MachineConfig:
     memory: int = attrs.field(default=DEFAULT_MEMORY_BYTES, converter=_size, validator=_check_memory)
     vcpus: int = attrs.field(default=1, validator=_check_vcpus)
     topology: Topology = attrs.field(default=attrs.Factory(lambda self: _one_socket(self.vcpus), takes_self=True))
-    unpack: bool = False
+    unpack: bool | None = None
     overcommit: bool = False
     shared_memory: bool = False
+    deterministic: bool = False
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.topology, Topology):

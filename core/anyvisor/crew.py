@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from anyvisor.bus import Bus
+from anyvisor.diagnose import device_failure
 from anyvisor.errors import AnyvisorError, GuestError
 from anyvisor.exits import Exit, Kicked
 from anyvisor.hypervisor import Vcpu
@@ -155,7 +156,7 @@ class Crew:
                         self.end(outcome)
                     break
         except BaseException as error:  # noqa: BLE001 - whatever a device or backend raised must reach who waits
-            self.end(Outcome("died", error if isinstance(error, AnyvisorError) else _broken(vcpu, error)))
+            self.end(Outcome("died", device_failure(error, vcpu)))
         finally:
             self._retire()
 
@@ -234,10 +235,3 @@ def _seconds(timeout: float | None) -> float | None:
     if not timeout >= 0:
         raise ValueError(f"timeout: {timeout} is not a number of seconds from 0 up")
     return min(timeout, threading.TIMEOUT_MAX)
-
-
-def _broken(vcpu: Vcpu, error: BaseException) -> GuestError:
-    cause = f"{type(error).__name__}: {error}"
-    broken = GuestError(f"vCPU {vcpu.index}: a device or backend failed: {cause}", vcpu=vcpu.index)
-    broken.__cause__ = error
-    return broken

@@ -19,8 +19,10 @@ from typing import Literal, Protocol
 import attrs
 
 from anyvisor.bus import Bus, BusDevice
+from anyvisor.clock import Clock
 from anyvisor.console import Console
 from anyvisor.errors import PlanError
+from anyvisor.interrupts import InterruptWiring
 from anyvisor.memory import GuestMemory, Region
 from anyvisor.plan import DeviceSpec
 
@@ -47,13 +49,16 @@ class DeviceContext:
     `memory` is the guest's RAM. `interrupt(gsi)` returns the function that sets that line's level (True:
     asserted); for a device without a line (gsi None) it returns one that does nothing. `console(name)` is the
     host's end of a serial line, made when first asked for. `request_stop(reason)` ends the machine soon; it
-    returns at once and may be called from a vCPU's thread.
+    returns at once and may be called from a vCPU's thread. `clock` is the machine's time, the only one that a device
+    may look at. `wiring` is for interrupt controllers.
     """
 
     memory: GuestMemory
     interrupt: Callable[[int | None], Callable[[bool], None]]
     console: Callable[[str], Console]
     request_stop: Callable[[StopReason], None]
+    clock: Clock
+    wiring: InterruptWiring
 
 
 def attach(bus: Bus, spec: DeviceSpec, device: BusDevice) -> None:

@@ -25,6 +25,18 @@ def death(vcpu: Vcpu, exit_: Exit, register_states: Iterable[type[VcpuState]]) -
     return GuestError("\n".join(lines), exit=exit_, vcpu=vcpu.index)
 
 
+def device_failure(error: BaseException, vcpu: Vcpu | None = None) -> AnyvisorError:
+    """The error for what a device or backend raised; `vcpu` is the one that it was working for."""
+    if isinstance(error, AnyvisorError):
+        return error
+    where = "" if vcpu is None else f"vCPU {vcpu.index}: "
+    broken = GuestError(
+        f"{where}a device or backend failed: {type(error).__name__}: {error}", vcpu=None if vcpu is None else vcpu.index
+    )
+    broken.__cause__ = error
+    return broken
+
+
 def table(state: VcpuState) -> list[str]:
     """A state's fields, four to a line; numbers in hex, bit-fields in words, nested values spelled out."""
     cells, lines = [], []

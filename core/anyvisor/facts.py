@@ -38,6 +38,12 @@ class Capability(enum.Enum):
     """The local APIC timer has a TSC-deadline mode."""
     SNAPSHOT = "snapshot"
     """Every state of a running machine can be read and put back."""
+    NATIVE = "native"
+    """Guest code runs on the host's own processor, by its virtualisation extensions. Without it, it is emulated."""
+    FULL_SYSTEM = "full-system"
+    """Whole operating systems run on it. Without it, only small guests do."""
+    DETERMINISTIC = "deterministic"
+    """It can run a guest in counted time, so that every run of the same plan is the same."""
     KICK = "kick"
     """`Vcpu.kick` ends `run` promptly, also when the guest spins."""
 

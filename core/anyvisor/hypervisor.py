@@ -10,8 +10,10 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from anyvisor.bus import Bus
+from anyvisor.clock import Clock
 from anyvisor.exits import Exit
 from anyvisor.facts import HostFacts
+from anyvisor.interrupts import InterruptSource
 from anyvisor.memory import RamRegion, Region
 from anyvisor.states import VcpuState, VmState
 
@@ -22,8 +24,8 @@ M = TypeVar("M", bound=VmState)
 class Vcpu(Protocol):
     """One virtual processor.
 
-    All but `kick` belong to one thread at a time. Errors: `HypervisorError` when the hypervisor refuses a state,
-    `Unsupported` for a state type that the backend does not know.
+    All but `kick` and `notify_interrupt` belong to one thread at a time. Errors: `HypervisorError` when the hypervisor
+    refuses a state, `Unsupported` for a state type that the backend does not know.
     """
 
     @property
@@ -42,8 +44,21 @@ class Vcpu(Protocol):
     def run(self, bus: Bus) -> Exit:
         """Run the guest until there is something that somebody has to decide on.
 
-        Port and MMIO accesses are answered by `bus` on the way. Also returns, with `Kicked`, when a signal arrives.
+        Port and MMIO accesses are answered by `bus` on the way, and interrupts of the source taken. A vCPU that
+        halts waits in here for its next interrupt; `Halted` is for one that nothing can wake. Also returns, with
+        `Kicked`, when a signal arrives.
         """
+        ...
+
+    def take_interrupts_from(self, source: InterruptSource) -> None:
+        """Wire this vCPU's INTR pin to a controller of the machine's own, before it runs.
+
+        For a VM whose interrupt controllers are not in the hypervisor; Unsupported for one that has them there.
+        """
+        ...
+
+    def notify_interrupt(self) -> None:
+        """Look at the interrupt source soon: its `pending` has changed. From any thread; `run` does not return."""
         ...
 
     def kick(self) -> None:
@@ -61,6 +76,11 @@ class Vcpu(Protocol):
 
 class Vm(Protocol):
     """One virtual machine: memory, vCPUs, and what the vCPUs share."""
+
+    @property
+    def clock(self) -> Clock:
+        """The time that the VM's devices live in. Belongs to the VM and is closed with it."""
+        ...
 
     def map_memory(self, ram: RamRegion, *, readonly: bool = False) -> None:
         """Let the guest see a region of RAM. The mapping must outlive the VM."""
@@ -122,8 +142,12 @@ class Hypervisor(Protocol):
         """What it can do; asked once."""
         ...
 
-    def create_vm(self) -> Vm:
-        """A new, empty VM."""
+    def create_vm(self, *, deterministic: bool = False) -> Vm:
+        """A new, empty VM.
+
+        One that is `deterministic` counts its time from what its guest does, so that two runs are the same; Unsupported
+        without Capability.DETERMINISTIC.
+        """
         ...
 
     def close(self) -> None:

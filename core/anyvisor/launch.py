@@ -18,8 +18,9 @@ from anyvisor.config import MachineConfig
 from anyvisor.console import Console
 from anyvisor.device import Device, DeviceContext, attach
 from anyvisor.errors import GuestMemoryError, KernelImageError, PluginError, Unsupported
-from anyvisor.facts import HostFacts
+from anyvisor.facts import Capability, HostFacts
 from anyvisor.hypervisor import Hypervisor, Vcpu, Vm
+from anyvisor.interrupts import InterruptWiring
 from anyvisor.machine import Machine
 from anyvisor.memory import GuestMemory, format_size
 from anyvisor.plan import Blob, BootPlan, DeviceSpec, VcpuPlan, state_names
@@ -34,22 +35,25 @@ def launch(
     *,
     overcommit: bool = False,
     shared_memory: bool = False,
+    deterministic: bool = False,
 ) -> Machine:
     """Carry the plan out: a `Machine` ready to `start`, paused before its first instruction.
 
     The machine owns what was made for it; close it before the hypervisor. GuestMemoryError when the host has less RAM
     than the plan wants and `overcommit` is not set, Unsupported when the hypervisor cannot do what the plan needs,
-    HypervisorError when it refuses a state.
+    HypervisorError when it refuses a state. A `deterministic` machine lives in counted time (`Hypervisor.create_vm`).
     """
     plugins = plugins or default_plugins()
     _check(plan, hypervisor.facts)
+    if deterministic and not hypervisor.facts.has(Capability.DETERMINISTIC):
+        raise Unsupported(f"deterministic: the {hypervisor.facts.backend} backend knows only the host's time")
     if not overcommit:
         _check_host_memory(plan)
     with ExitStack() as stack:
         memory = stack.enter_context(GuestMemory(plan.ram, shared=shared_memory))
         for blob in plan.blobs:
             load(memory, blob)
-        vm = hypervisor.create_vm()
+        vm = hypervisor.create_vm(deterministic=deterministic)
         stack.pop_all()
         stack.callback(_give_back, vm, memory)
         vcpus = _build(plan, vm, memory)
@@ -103,6 +107,7 @@ def _set_states(vcpu: Vcpu, wanted: VcpuPlan) -> None:
 
 def _add_devices(plan: BootPlan, machine: Machine, stack: ExitStack) -> None:
     factories = machine.plugins.names_from("anyvisor_device_factories")
+    context = _context(machine)
     for spec in plan.devices:
         if spec.kind not in factories:
             raise PluginError(
@@ -114,21 +119,25 @@ def _add_devices(plan: BootPlan, machine: Machine, stack: ExitStack) -> None:
             target, f"device {spec.name} of plugin {plugin}"
         )
         with blaming(f"device {spec.name}: plugin {plugin} cannot make it"):
-            device = factory(spec, _context(machine))
+            device = factory(spec, context)
         stack.callback(device.close)
         attach(machine.bus, spec, device)
 
 
 def _context(machine: Machine) -> DeviceContext:
+    boot_processor, clock = machine.vcpus[0], machine.vm.clock
+    wiring = InterruptWiring(machine.vm.set_irq, boot_processor.take_interrupts_from, boot_processor.notify_interrupt)
+    clock.on_failure(machine.fail)
+
     def interrupt(gsi: int | None) -> Callable[[bool], None]:
         if gsi is None:
             return lambda level: None  # noqa: ARG005 - a line that leads nowhere
-        return lambda level: machine.vm.set_irq(gsi, level)
+        return wiring.line(gsi)
 
     def console(name: str) -> Console:
         return machine.consoles.setdefault(name, Console(name))
 
-    return DeviceContext(memory=machine.memory, interrupt=interrupt, console=console, request_stop=machine.request_stop)
+    return DeviceContext(machine.memory, interrupt, console, machine.request_stop, clock, wiring)
 
 
 def _check(plan: BootPlan, facts: HostFacts) -> None:
@@ -166,6 +175,18 @@ def _check_host_memory(plan: BootPlan) -> None:
         )
 
 
+def launch_as(config: MachineConfig, plan: BootPlan, hypervisor: Hypervisor, plugins: Plugins | None = None) -> Machine:
+    """Launch a plan with the rest of what its configuration says: how to get memory, which time to live in."""
+    return launch(
+        plan,
+        hypervisor,
+        plugins,
+        overcommit=config.overcommit,
+        shared_memory=config.shared_memory,
+        deterministic=config.deterministic,
+    )
+
+
 def boot(config: MachineConfig, backend: str | Hypervisor = "auto", plugins: Plugins | None = None) -> Machine:
     """Boot a machine: plan it, launch it, start it. A context manager, as every `Machine`.
 
@@ -173,9 +194,11 @@ def boot(config: MachineConfig, backend: str | Hypervisor = "auto", plugins: Plu
     """
     plugins = plugins or default_plugins()
     with ExitStack() as stack:
-        hypervisor = stack.enter_context(open_hypervisor(backend, plugins)) if isinstance(backend, str) else backend
+        hypervisor = (
+            stack.enter_context(open_hypervisor(backend, plugins, config)) if isinstance(backend, str) else backend
+        )
         plan = assemble(config, hypervisor.facts, plugins)
-        machine = launch(plan, hypervisor, plugins, overcommit=config.overcommit, shared_memory=config.shared_memory)
+        machine = launch_as(config, plan, hypervisor, plugins)
         machine.own(stack.pop_all())
     try:
         return machine.start()

@@ -14,7 +14,7 @@ from anyvisor.architectures import part
 from anyvisor.bus import Bus
 from anyvisor.console import Console
 from anyvisor.crew import Crew, Outcome, Phase
-from anyvisor.diagnose import death
+from anyvisor.diagnose import death, device_failure
 from anyvisor.errors import Unsupported
 from anyvisor.exits import Exit, Halted, SystemEvent
 from anyvisor.hypervisor import Vcpu, Vm
@@ -85,6 +85,10 @@ class Machine:
     def request_stop(self, reason: str) -> None:
         """End the machine soon, from any thread and without waiting; the first reason given is the one that counts."""
         self._crew.end(Outcome(reason))
+
+    def fail(self, error: BaseException) -> None:
+        """End the machine soon because a device failed outside of a vCPU's thread; from any thread."""
+        self._crew.end(Outcome("died", device_failure(error)))
 
     def stop(self, timeout: float = STOP_SECONDS) -> Outcome:
         """End the machine and wait until no vCPU runs any more; from any thread, any number of times.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 GROUP = "anyvisor"
 """The entry-point group of plugins, backends included."""
 
-DEFAULTS = ("anyvisor_linux", "anyvisor_pc", "anyvisor_kvm")
+DEFAULTS = ("anyvisor_linux", "anyvisor_pc", "anyvisor_kvm", "anyvisor_unicorn")
 """anyvisor's own plugins, by module name; core never imports them by anything but these strings."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anyvisor import x86_64
+from anyvisor.facts import Capability
 from anyvisor.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ def anyvisor_memory_layout(config: MachineConfig) -> Layout:
 
 
 @hookimpl(trylast=True)
-def anyvisor_load_kernel(config: MachineConfig, layout: Layout) -> Kernel:
-    """A bzImage or an ELF vmlinux, at the address it asks for."""
-    return x86_64.image.load_kernel(config.kernel_path, layout, unpack=config.unpack)
+def anyvisor_load_kernel(config: MachineConfig, facts: HostFacts, layout: Layout) -> Kernel:
+    """A bzImage or an ELF vmlinux, at the address it asks for; unpacked here where the guest's processor is slow."""
+    by_default = False if facts.has(Capability.NATIVE) else None
+    unpack = by_default if config.unpack is None else config.unpack
+    return x86_64.image.load_kernel(config.kernel_path, layout, unpack=unpack)
 
 
 @hookimpl(trylast=True)

@@ -121,7 +121,7 @@ class ScriptedVm(FakeVm):
 
 
 class ScriptedHypervisor(FakeHypervisor):
-    def create_vm(self):
+    def create_vm(self, *, deterministic=False):
         return ScriptedVm(self.log, ())
 
 

@@ -19,6 +19,7 @@ from anyvisor.states import Change, VcpuState, VmState
 from anyvisor.x86_64.bootparams import place_initrd
 from anyvisor.x86_64.chips import Irqchip, Pit
 from anyvisor.x86_64.cpuid import Cpuid
+from anyvisor.x86_64.features import Feature
 from anyvisor.x86_64.gdt import Gdt
 from anyvisor.x86_64.layout import Layout, bios_data
 from anyvisor.x86_64.msrs import Msrs
@@ -41,7 +42,8 @@ def assemble(config: MachineConfig, facts: HostFacts, steps: Steps) -> BootPlan:
     devices = steps.all("anyvisor_devices", DeviceSpec, **inputs)
     gdt = steps.one("anyvisor_gdt", Gdt, config=config, layout=layout)
     page_tables = steps.one("anyvisor_page_tables", PageTables, layout=layout, **inputs)
-    mptable = steps.maybe("anyvisor_mptable", FirmwareTables, config=config, layout=layout)
+    has_apics = facts.supported_state(Cpuid).has(Feature.APIC)
+    mptable = steps.maybe("anyvisor_mptable", FirmwareTables, config=config, layout=layout) if has_apics else None
     acpi = steps.maybe("anyvisor_acpi", FirmwareTables, layout=layout, devices=devices, **inputs)
     initrd = place_initrd(config.initrd, layout, kernel, page_tables.region) if config.initrd else None
     params = {"config": config, "layout": layout, "kernel": kernel, "initrd": initrd, "acpi": acpi}

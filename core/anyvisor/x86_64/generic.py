@@ -45,7 +45,7 @@ def _cpuid() -> Cpuid:
 FACTS = HostFacts(
     backend="none",
     architecture="x86_64",
-    capabilities=frozenset({Capability.IRQCHIP, Capability.PIT}),
+    capabilities=frozenset({Capability.IRQCHIP, Capability.PIT, Capability.NATIVE, Capability.FULL_SYSTEM}),
     states=tuple(name_of(kind) for kind in (*VCPU_STATES, Fpu, Irqchip, Pit, Clock)),
     supported=(_cpuid(),),
     max_vcpus=254,

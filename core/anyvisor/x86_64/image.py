@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from anyvisor.errors import KernelImageError
@@ -35,18 +36,21 @@ _OTHERS = (
 """Files that people take for a kernel: offset, bytes found there, and what to do instead."""
 
 
-def load_kernel(path: os.PathLike[str] | str, layout: Layout, *, unpack: bool = False) -> Kernel:
+def load_kernel(path: os.PathLike[str] | str, layout: Layout, *, unpack: bool | None = False) -> Kernel:
     """Read a kernel image and give it a place in guest RAM.
 
-    With `unpack`, the vmlinux in a bzImage is unpacked here and not by the guest. Otherwise only headers are
-    read; the contents stay references to the file. KernelImageError when the file is no kernel that can be
-    booted in the RAM of `layout`, saying what is wrong with it and where.
+    With `unpack`, the vmlinux in a bzImage is unpacked here and not by the guest; None does so if it can be done.
+    Otherwise only headers are read; the contents stay references to the file. KernelImageError when the file is no
+    kernel that can be booted in the RAM of `layout`, saying what is wrong with it and where.
     """
     image = ImageFile.open(path)
     start = image.start(_START_BYTES)
     if start.startswith(elf.MAGIC):
         return elf.load_elf(image, layout)
     if start.startswith(bzimage.MAGIC, bzimage.MAGIC_OFFSET):
+        if unpack is None:
+            with contextlib.suppress(KernelImageError):
+                return bzimage.load_unpacked(image, layout)
         return bzimage.load_unpacked(image, layout) if unpack else bzimage.load_bzimage(image, layout)
     raise _no_kernel(image, start)
 

@@ -1,0 +1,59 @@
+"""What the emulated processor says of itself, less what is not there for a guest.
+
+No local APIC is part of the engine, nor can it show the writes to the MSRs that some features are switched by; its
+random numbers would be the host's, and no two runs the same. SVM and MONITOR are claimed and do not work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import mmap
+from contextlib import closing
+
+from unicorn import x86_const as x86
+
+from anyvisor.x86_64.cpuid import Cpuid, CpuidEntry
+from anyvisor.x86_64.features import Feature
+from anyvisor_unicorn.engine import Engine
+
+CODE = 0x1000
+CPUID_HLT = bytes([0x0F, 0xA2, 0xF4])
+REGISTERS = (x86.UC_X86_REG_RAX, x86.UC_X86_REG_RBX, x86.UC_X86_REG_RCX, x86.UC_X86_REG_RDX)
+INDEXED = {4: 4, 7: 1, 0xB: 2, 0xD: 10, 0x8000001D: 4}
+"""Leaves that have subleaves, and how many are asked for."""
+ABSENT = (
+    Feature.APIC, Feature.X2APIC, Feature.TSC_DEADLINE, Feature.MONITOR, Feature.RDRAND, Feature.RDSEED, Feature.SVM,
+    Feature.MCE, Feature.MCA,
+)  # fmt: skip
+
+
+@functools.cache
+def supported_cpuid() -> Cpuid:
+    """The most that a guest can be given."""
+    return native_cpuid().without(*ABSENT)
+
+
+def native_cpuid() -> Cpuid:
+    """The table of the engine's own processor."""
+    with mmap.mmap(-1, 2 * CODE) as ram:
+        ram[CODE : CODE + len(CPUID_HLT)] = CPUID_HLT
+        base = ctypes.c_char.from_buffer(ram)
+        with closing(Engine()) as engine:
+            engine.map_ram(0, 2 * CODE, ctypes.addressof(base))
+            entries = [
+                _ask(engine, leaf, subleaf, indexed=leaf in INDEXED)
+                for first in (0, 0x80000000)
+                for leaf in range(first, _ask(engine, first).eax + 1)
+                for subleaf in range(INDEXED.get(leaf, 1))
+            ]
+        del base
+    return Cpuid(tuple(entries))
+
+
+def _ask(engine: Engine, leaf: int, subleaf: int = 0, *, indexed: bool = False) -> CpuidEntry:
+    engine.write(REGISTERS[0], leaf)
+    engine.write(REGISTERS[2], subleaf)
+    engine.start(CODE, 0)
+    eax, ebx, ecx, edx = (engine.read(register) & 0xFFFFFFFF for register in REGISTERS)
+    return CpuidEntry(leaf, subleaf, eax, ebx, ecx, edx, indexed=indexed)

@@ -1,0 +1,125 @@
+"""Opening the emulated processor: whether it can be used here, and what it can do."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from anyvisor.codec import name_of
+from anyvisor.errors import HypervisorUnavailable
+from anyvisor.facts import Capability, HostFacts
+from anyvisor.x86_64.cpuid import Cpuid
+from anyvisor.x86_64.state import DebugRegs, Fpu, Regs, Sregs
+from anyvisor.x86_64.msrs import Msrs
+
+if TYPE_CHECKING:
+    from anyvisor_unicorn.proof import Proof
+    from anyvisor_unicorn.vm import UnicornVm
+
+Mode = Literal["fast", "counted"]
+REMEDY = "pip install 'anyvisor[unicorn]'"
+STATES = (Cpuid, Regs, Sregs, Fpu, DebugRegs, Msrs)
+MOST_REGIONS = 64
+
+
+def open_unicorn(mode: Mode | None = None) -> UnicornHypervisor:
+    """Open the emulated processor; HypervisorUnavailable, saying what to do, when it cannot be used here.
+
+    `mode` is `fast` (runs freely in the host's time; needs a Unicorn that the self-test vouches for) or `counted`
+    (some thousand instructions at a time, a third as fast); None takes the fastest that is safe. Deterministic machines
+    are always counted.
+    """
+    module = _import()
+    proof = _prove(module)
+    if mode == "fast" and proof.exit_flag_offset is None:
+        raise HypervisorUnavailable(
+            f"unicorn {module.__version__} cannot run freely: {proof.problem}", "leave out the mode, or " + REMEDY
+        )
+    return UnicornHypervisor(proof, module.__version__, mode or ("counted" if proof.problem else "fast"))
+
+
+class UnicornHypervisor:
+    """The emulated processor, made by `open_unicorn`; see `anyvisor.hypervisor.Hypervisor`. Closes its VMs, too."""
+
+    def __init__(self, proof: Proof, version: str, mode: Mode):
+        from anyvisor_unicorn.features import supported_cpuid  # noqa: PLC0415 - needs unicorn
+
+        cpuid = supported_cpuid()
+        self._proof = proof
+        self._mode = mode
+        self._vms: list[UnicornVm] = []
+        capabilities = {Capability.FULL_SYSTEM, Capability.KICK}
+        if proof.counter_offset is not None:
+            capabilities.add(Capability.DETERMINISTIC)
+        self.facts = HostFacts(
+            backend="unicorn",
+            architecture="x86_64",
+            capabilities=frozenset(capabilities),
+            states=tuple(name_of(kind) for kind in STATES),
+            supported=(cpuid,),
+            max_vcpus=1,
+            recommended_vcpus=1,
+            max_memory_slots=MOST_REGIONS,
+            physical_address_bits=cpuid.physical_address_bits,
+            notes=(_note(proof, version, mode),),
+        )
+        """What the emulated processor can do."""
+
+    def create_vm(self, *, deterministic: bool = False) -> UnicornVm:
+        """A new, empty VM."""
+        from anyvisor_unicorn.vm import UnicornVm  # noqa: PLC0415 - needs unicorn
+
+        vm = UnicornVm(
+            self._proof,
+            self.facts.physical_address_bits,
+            counted=self._mode == "counted",
+            deterministic=deterministic,
+        )
+        self._vms.append(vm)
+        return vm
+
+    def close(self) -> None:
+        """Close every VM that is still open; may be called twice."""
+        while self._vms:
+            self._vms[-1].close()
+            self._vms.pop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _import() -> ModuleType:
+    try:
+        return importlib.import_module("unicorn")
+    except ImportError as error:
+        raise HypervisorUnavailable(f"the emulated processor is not installed ({error})", REMEDY) from error
+
+
+def _prove(module: ModuleType) -> Proof:
+    """What this Unicorn is vouched for; HypervisorUnavailable when it is another than we know."""
+    try:
+        from anyvisor_unicorn.proof import Disproof, prove  # noqa: PLC0415 - needs unicorn
+    except (ImportError, AttributeError) as error:
+        raise HypervisorUnavailable(
+            f"unicorn {module.__version__} is not one that is known: {error}", REMEDY
+        ) from error
+    try:
+        proof = prove()
+    except Disproof as disproof:
+        raise HypervisorUnavailable(f"unicorn {module.__version__}: {disproof}", REMEDY) from disproof
+    if proof.exit_flag_offset is None and proof.counter_offset is None:
+        raise HypervisorUnavailable(f"unicorn {module.__version__} cannot be run safely: {proof.problem}", REMEDY)
+    return proof
+
+
+def _note(proof: Proof, version: str, mode: Mode) -> str:
+    if mode == "fast":
+        return f"unicorn {version}, fast: the self-test vouches for it"
+    cause = f", since {proof.problem}" if proof.problem else ""
+    return f"unicorn {version}, counted: a third as fast, and safe{cause}"

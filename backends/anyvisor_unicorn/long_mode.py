@@ -1,0 +1,90 @@
+"""Event delivery in IA-32e mode, from 64-bit and compatibility mode alike. Intel SDM Vol. 3, 6.14."""
+
+from __future__ import annotations
+
+import struct
+
+from anyvisor_unicorn import layout, paging
+from anyvisor_unicorn.faults import GP, NP, TS, Fault
+from anyvisor_unicorn.processor import Processor
+
+INTERRUPT_GATE, TRAP_GATE = 0xE, 0xF
+FLAG_TF, FLAG_IF, FLAG_NT, FLAG_RF, FLAG_VM = 1 << 8, 1 << 9, 1 << 14, 1 << 16, 1 << 17
+RSP0_BYTES, IST1_BYTES = 4, 36
+"""Where stacks stand in a 64-bit TSS."""
+IN_IDT, IN_LDT = 2, 4
+"""Bits of an error code: the index is of the IDT, of the LDT."""
+
+
+def enter(cpu: Processor, vector: int, error_code: int | None, *, software: bool, rflags: int) -> None:
+    """Make the processor's next instruction the handler's first; Fault, with nothing changed, when that fails."""
+    external = 0 if software else 1
+    low, high = _gate(cpu, vector, external)
+    privilege = cpu.privilege
+    if software and low >> 45 & 3 < privilege:
+        raise Fault(GP, vector * 8 | IN_IDT)
+    if not low >> 47 & 1:
+        raise Fault(NP, vector * 8 | IN_IDT | external)
+    selector = low >> 16 & 0xFFFF
+    flags, new_privilege = _code_segment(cpu, selector, external)
+    rsp = _stack(cpu, low >> 32 & 7, new_privilege) & ~15
+    frame = struct.pack(
+        "<5Q", cpu.u64[layout.RIP], cpu.selector(layout.CS), rflags, cpu.u64[layout.RSP], cpu.selector(layout.SS)
+    )
+    if error_code is not None:
+        frame = struct.pack("<Q", error_code & 0xFFFFFFFF) + frame
+    paging.write(cpu, rsp - len(frame), frame)
+
+    cpu.u64[layout.RSP] = rsp - len(frame)
+    cpu.u64[layout.RIP] = low & 0xFFFF | low >> 32 & 0xFFFF0000 | (high & 0xFFFFFFFF) << 32
+    if new_privilege != privilege:
+        cpu.set_segment(layout.SS, new_privilege, 0, 0, 0)
+    cpu.set_segment(layout.CS, selector & ~3 | new_privilege, 0, 0xFFFFFFFF, flags)
+    enter_64_bit_code(cpu, new_privilege)
+    cleared = FLAG_TF | FLAG_VM | FLAG_RF | FLAG_NT | (FLAG_IF if low >> 40 & 0xF == INTERRUPT_GATE else 0)
+    cpu.u64[layout.RFLAGS] &= ~cleared
+
+
+def enter_64_bit_code(cpu: Processor, privilege: int) -> None:
+    """Let `hflags` say that CS is 64-bit code of that privilege level, and that no interrupt shadow is left."""
+    left = cpu.u32[layout.HFLAGS] & ~(layout.H_CPL | layout.H_INHIBIT_IRQ | layout.H_ADDSEG)
+    cpu.u32[layout.HFLAGS] = left | layout.H_CS32 | layout.H_SS32 | layout.H_CS64 | privilege
+
+
+def _gate(cpu: Processor, vector: int, external: int) -> tuple[int, int]:
+    """The 16 bytes of a gate; #GP when it is beyond the IDT's limit or of another kind."""
+    error_code = vector * 8 | IN_IDT | external
+    if vector * 16 + 15 > cpu.limit(layout.IDT):
+        raise Fault(GP, error_code)
+    low, high = struct.unpack("<QQ", paging.read(cpu, cpu.base(layout.IDT) + vector * 16, 16))
+    if low >> 40 & 0x1F not in (INTERRUPT_GATE, TRAP_GATE):
+        raise Fault(GP, error_code)
+    return low, high
+
+
+def _code_segment(cpu: Processor, selector: int, external: int) -> tuple[int, int]:
+    """The flags of the handler's code segment, and the privilege level that it runs at."""
+    if not selector & ~3:
+        raise Fault(GP, external)
+    error_code = selector & ~3 | external
+    table = layout.LDT if selector & IN_LDT else layout.GDT
+    if (selector | 7) > cpu.limit(table):
+        raise Fault(GP, error_code)
+    flags = paging.read_u64(cpu, cpu.base(table) + (selector & ~7)) >> 32
+    privilege = flags >> layout.F_DPL_SHIFT & 3
+    is_code = flags & layout.F_SYSTEM_NOT and flags & layout.F_CODE
+    if not is_code or privilege > cpu.privilege or not flags & layout.F_L or flags & layout.F_DB:
+        raise Fault(GP, error_code)
+    if not flags & layout.F_PRESENT:
+        raise Fault(NP, error_code)
+    return flags & 0x00F0FF00 | 0x000F0000, cpu.privilege if flags & layout.F_CONFORMING else privilege
+
+
+def _stack(cpu: Processor, ist: int, privilege: int) -> int:
+    """Where the handler's stack begins: of the interrupt stack table, of the TSS, or where it is."""
+    if not ist and privilege == cpu.privilege:
+        return cpu.u64[layout.RSP]
+    offset = IST1_BYTES + 8 * (ist - 1) if ist else RSP0_BYTES + 8 * privilege
+    if offset + 7 > cpu.limit(layout.TR):
+        raise Fault(TS, cpu.selector(layout.TR) & ~3)
+    return paging.read_u64(cpu, cpu.base(layout.TR) + offset)

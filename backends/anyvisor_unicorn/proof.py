@@ -1,0 +1,299 @@
+"""The self-test at start-up: is this Unicorn the one that we know, and can it be stopped without harm?
+
+Three things are asked of an engine, never assumed. Where the parts of the processor's state lie: values written by
+name must turn up where `layout` has them; no proof, no backend. Where the engine keeps its count of instructions: runs
+of known length must turn up there; without it there is no counted mode. And whether the private flag
+`no_exit_request`, set, makes `Engine.stop` exact: it is found by its neighbours, and then a guest that increments memory
+is stopped as often as can be, in the middle of accesses, too; a single increment too many and the engine is only run by
+count.
+
+Nothing is written to the engine's own structure but that one byte.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import mmap
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import attrs
+from unicorn import x86_const as x86
+
+from anyvisor.memory import MIB
+from anyvisor.x86_64.msr_index import Msr
+from anyvisor_unicorn import layout
+from anyvisor_unicorn.engine import CONTEXT_HEADER_BYTES, Engine, registers
+
+STRUCTURE_BYTES = 0x2000
+"""How far the engine's own structure is searched."""
+RAM_BYTES = 4 * MIB
+CODE, TABLES, DATA, MMIO = 0x1000, 0x9000, 0x20000, 0x40000000
+UNMAPPED = 0xC00000
+INCREMENTS = 400_000
+GENERAL = registers(
+    ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+)
+# fmt: off
+STORE_UNMAPPED = bytes([0x48, 0x89, 0x04, 0x25, 0x00, 0x00, 0xC0, 0x00])   # mov [UNMAPPED], rax
+LOAD_UNMAPPED = bytes([0x48, 0x8B, 0x04, 0x25, 0x00, 0x00, 0xC0, 0x00])    # mov rax, [UNMAPPED]
+INCREMENT_LOOP = bytes([0x48, 0x83, 0x03, 0x01,                            # again: add qword [rbx], 1
+                        0x48, 0xFF, 0xC9,                                  # dec rcx
+                        0x75, 0xF7,                                        # jnz again
+                        0xF4])                                             # hlt
+STORES = bytes([0x88, 0x07,                                                # mov [rdi], al
+                0x48, 0x83, 0x03, 0x01,                                    # add qword [rbx], 1
+                0xF4])                                                     # hlt
+# fmt: on
+
+
+@attrs.frozen
+class Proof:
+    """What the self-test found. `exit_flag_offset` is None where stopping is not exact, `problem` then says why."""
+
+    counter_offset: int | None
+    exit_flag_offset: int | None
+    problem: str = ""
+
+    def prepare(self, engine: Engine, *, counted: bool) -> None:
+        """Make a new engine one that can be stopped, unless it will only be run by count."""
+        if not counted and self.exit_flag_offset is not None:
+            set_exit_flag(engine, self.exit_flag_offset)
+
+
+class Disproof(Exception):
+    """The engine is not what we know."""
+
+
+@functools.cache
+def prove() -> Proof:
+    """Ask the engine; Disproof when its state does not lie where we know it. Takes some hundredths of a second."""
+    prove_layout()
+    try:
+        counter_offset = find_counter()
+    except Disproof:
+        counter_offset = None
+    try:
+        with _guest(INCREMENT_LOOP) as (engine, _):
+            exit_flag_offset = find_exit_flag(engine)
+        prove_stops_are_exact(exit_flag_offset)
+    except Disproof as disproof:
+        return Proof(counter_offset, None, str(disproof))
+    return Proof(counter_offset, exit_flag_offset)
+
+
+# -- the layout of the state -------------------------------------------------------------------------------------------
+
+
+def prove_layout() -> None:
+    """Disproof unless everything in `layout` is where it should be."""
+    with _guest(STORE_UNMAPPED + LOAD_UNMAPPED) as (engine, _):
+        words = engine.state.cast("Q")
+        halves = engine.state.cast("I")
+        try:
+            _prove_registers(engine, words)
+            _prove_segments(engine, halves, words)
+            _prove_faults(engine, words, halves)
+        finally:
+            words.release()
+            halves.release()
+
+
+def _expect(what: str, found: int, wanted: int) -> None:
+    if found != wanted:
+        raise Disproof(f"{what} is not where it is in the Unicorn that is known: {found:#x} instead of {wanted:#x}")
+
+
+def _prove_registers(engine: Engine, words: memoryview) -> None:
+    for i, number in enumerate(GENERAL):
+        engine.write(number, 0x1122334455660000 + i)
+    msrs = {Msr.STAR: layout.STAR, Msr.LSTAR: layout.LSTAR, Msr.CSTAR: layout.CSTAR}
+    for i, msr in enumerate(msrs):
+        engine.write_msr(msr, 0x2233445566770000 + i)
+    engine.write_msr(Msr.FMASK, 0x47700)
+    engine.write(x86.UC_X86_REG_RFLAGS, 0x2 | 1 << 9 | 1 << 10 | 0x41)
+    engine.write(x86.UC_X86_REG_RIP, CODE)
+    engine.save()
+    for i in range(16):
+        _expect(f"general register {i}", words[i], 0x1122334455660000 + i)
+    for i, word in enumerate(msrs.values()):
+        _expect(f"system call MSR {i}", words[word], 0x2233445566770000 + i)
+    _expect("FMASK", words[layout.FMASK], 0x47700)
+    _expect("RIP", words[layout.RIP], CODE)
+    _expect("RFLAGS", words[layout.RFLAGS] & 0x202, 0x202)
+    _expect("the arithmetic flags", words[layout.CC_SRC], 0x41)
+    for name, word, number in (
+        ("CR0", layout.CR0, x86.UC_X86_REG_CR0),
+        ("CR3", layout.CR3, x86.UC_X86_REG_CR3),
+        ("CR4", layout.CR4, x86.UC_X86_REG_CR4),
+    ):
+        _expect(name, words[word], engine.read(number))
+    _expect("EFER", words[layout.EFER], engine.read_msr(Msr.EFER))
+
+
+def _prove_segments(engine: Engine, halves: memoryview, words: memoryview) -> None:
+    """What is written into the state must be what the engine then has by name."""
+    _expect("DF", halves[layout.DF], 0xFFFFFFFF)
+    _expect("the flags' form", halves[layout.CC_OP], layout.CC_OP_FLAGS)
+    words[layout.base_word(layout.FS)] = 0x123456789000
+    halves[layout.selector_word(layout.DS)] = 0x18
+    for table, base in ((layout.GDT, 0x5000), (layout.IDT, 0x6000)):
+        words[layout.base_word(table)] = base
+        halves[layout.limit_word(table)] = 0x7F
+    halves[layout.DF] = 1
+    engine.restore()
+    _expect("FS base", engine.read(x86.UC_X86_REG_FS_BASE), 0x123456789000)
+    _expect("DS", engine.read(x86.UC_X86_REG_DS), 0x18)
+    _expect("DF, cleared", engine.read(x86.UC_X86_REG_RFLAGS) & 1 << 10, 0)
+    for name, number, base in (("GDTR", x86.UC_X86_REG_GDTR, 0x5000), ("IDTR", x86.UC_X86_REG_IDTR, 0x6000)):
+        _, found_base, found_limit, _ = struct.unpack("<HxxxxxxQII", engine.read_bytes(number, 24))
+        _expect(f"{name} base", found_base, base)
+        _expect(f"{name} limit", found_limit, 0x7F)
+    _expect("the mode", halves[layout.HFLAGS] & layout.H_MODE, layout.H_PE | layout.H_LMA | layout.H_CS64)
+
+
+def _prove_faults(engine: Engine, words: memoryview, halves: memoryview) -> None:
+    """A store and a load of memory that is not mapped, as the hook sees them."""
+    seen: list[tuple[int, int, int, int]] = []
+
+    def fault(_: int, vector: int, __: int) -> None:
+        engine.save()
+        seen.append((vector, halves[layout.ERROR_CODE], words[layout.CR2], halves[layout.OLD_EXCEPTION]))
+        halves[layout.OLD_EXCEPTION] = layout.NO_EXCEPTION
+        _expect("software interrupt", halves[layout.IS_SOFTWARE], 0)
+        engine.restore()
+        engine.stop()
+
+    engine.hook_interrupts(fault)
+    engine.start(CODE, 1)
+    engine.start(CODE + len(STORE_UNMAPPED), 1)
+    if seen != [(14, 2, UNMAPPED, 14), (14, 0, UNMAPPED, 14)]:
+        raise Disproof(f"two page faults look otherwise than in the Unicorn that is known: {seen}")
+
+
+# -- the count of instructions -----------------------------------------------------------------------------------------
+
+
+def find_counter() -> int:
+    """Where the engine counts; Disproof when not exactly one place holds the length of every run."""
+    places: set[int] | None = None
+    for length, count in ((101, 777), (37, 1000), (211, 5000)):
+        with _guest(bytes([0x90] * (length - 1) + [0xF4])) as (engine, _):
+            engine.start(CODE, count)
+            found = {
+                i
+                for i in range(0, STRUCTURE_BYTES - 16, 8)
+                if struct.unpack_from("<QQ", ctypes.string_at(engine.address + i, 16)) == (length, count)
+            }
+        places = found if places is None else places & found
+    if not places or len(places) > 1:
+        raise Disproof("the engine's count of instructions is not to be found")
+    return places.pop()
+
+
+# -- stopping ----------------------------------------------------------------------------------------------------------
+
+
+def find_exit_flag(engine: Engine) -> int:
+    """Where `no_exit_request` lies, by what its neighbours hold in a new engine; Disproof when it is not to be found.
+
+    They are: what a context holds (1: the processor) and its size, then a pointer, and four flags of which only the
+    last is set.
+    """
+    structure = ctypes.string_at(engine.address, STRUCTURE_BYTES)
+    pattern = struct.pack("<II", 1, engine.context_bytes - CONTEXT_HEADER_BYTES)
+    at = structure.find(pattern)
+    if at < 0 or structure.find(pattern, at + 1) >= 0:
+        raise Disproof("the engine's flags are not where they are in the Unicorn that is known")
+    flags = (at + len(pattern) + 7 & ~7) + 8
+    hooked, _, no_exit_request, ready = structure[flags : flags + 4]
+    if (hooked, no_exit_request, ready) != (0, 0, 1):
+        raise Disproof("the engine's flags have other values than in the Unicorn that is known")
+    return flags + 2
+
+
+def set_exit_flag(engine: Engine, offset: int) -> None:
+    """Let the engine look for stops between instructions only; before it has run for the first time."""
+    ctypes.c_uint8.from_address(engine.address + offset).value = 1
+
+
+def prove_stops_are_exact(exit_flag_offset: int) -> None:
+    """Disproof when a guest that is stopped has done an access twice."""
+    _prove_stop_in_an_access(exit_flag_offset)
+    with _guest(INCREMENT_LOOP) as (engine, ram):
+        set_exit_flag(engine, exit_flag_offset)
+        engine.write(x86.UC_X86_REG_RBX, DATA)
+        engine.write(x86.UC_X86_REG_RCX, INCREMENTS)
+        stops = _run_stopping(engine)
+        count = int.from_bytes(ram[DATA : DATA + 8], "little")
+    if count != INCREMENTS:
+        raise Disproof(f"stopped {stops} times, the engine counted {count} instead of {INCREMENTS}")
+
+
+def _prove_stop_in_an_access(exit_flag_offset: int) -> None:
+    """A store to a device that stops the engine must be done once, and so must the increment that follows."""
+    with _guest(STORES) as (engine, ram):
+        set_exit_flag(engine, exit_flag_offset)
+        stores: list[int] = []
+
+        def store(_: int, offset: int, size: int, value: int, __: int) -> None:  # noqa: ARG001
+            stores.append(value)
+            engine.stop()
+
+        engine.map_mmio(MMIO, 0x1000, lambda *_: 0, store)
+        engine.write(x86.UC_X86_REG_RDI, MMIO)
+        engine.write(x86.UC_X86_REG_RBX, DATA)
+        rip = CODE
+        for _ in range(4):
+            if rip < CODE + len(STORES):
+                engine.start(rip)
+                rip = engine.read(x86.UC_X86_REG_RIP)
+        count = int.from_bytes(ram[DATA : DATA + 8], "little")
+    if len(stores) != 1 or count != 1:
+        raise Disproof(
+            f"stopped by a device, the engine did a store {len(stores)} times and an increment {count} times"
+        )
+
+
+def _run_stopping(engine: Engine) -> int:
+    """Run the guest to its HLT, stopping it all the time; how often it was stopped."""
+    stops, over = 0, threading.Event()
+
+    def keep_stopping() -> None:
+        nonlocal stops
+        while not over.is_set():
+            engine.stop()
+            stops += 1
+
+    thread = threading.Thread(target=keep_stopping, daemon=True)
+    thread.start()
+    try:
+        rip = CODE
+        while rip < CODE + len(INCREMENT_LOOP):
+            engine.start(rip)
+            rip = engine.read(x86.UC_X86_REG_RIP)
+    finally:
+        over.set()
+        thread.join()
+    return stops
+
+
+@contextmanager
+def _guest(code: bytes) -> Iterator[tuple[Engine, mmap.mmap]]:
+    """An engine in 64-bit mode, with `code` at CODE, and its RAM."""
+    with mmap.mmap(-1, RAM_BYTES) as ram:
+        for level, entry in ((0, TABLES + 0x1007), (0x1000, TABLES + 0x2007), (0x2000, 0x87)):
+            struct.pack_into("<Q", ram, TABLES + level, entry)
+        struct.pack_into("<Q", ram, TABLES + 0x1000 + 8, MMIO | 0x87)  # the second GiB, as one page
+        ram[CODE : CODE + len(code)] = code
+        base = ctypes.c_char.from_buffer(ram)
+        with closing(Engine()) as engine:
+            engine.map_ram(0, RAM_BYTES, ctypes.addressof(base))
+            engine.write(x86.UC_X86_REG_CR3, TABLES)
+            engine.write(x86.UC_X86_REG_CR4, 0x20)
+            engine.write(x86.UC_X86_REG_CR0, 0x80050033)
+            yield engine, ram
+        del base
