@@ -86,6 +86,10 @@ class kvm_irq_level(Struct):
     _fields_ = [("irq", c_uint32), ("level", c_uint32)]
 
 
+class kvm_interrupt(Struct):
+    _fields_ = [("irq", c_uint32)]
+
+
 class kvm_irqfd(Struct):
     _fields_ = [
         ("fd", c_uint32),

@@ -45,6 +45,8 @@ class Survey:
 
     supported: tuple[State, ...]
     physical_address_bits: int
+    is_native: bool
+    """Whether guest code runs on the processor itself."""
     notes: tuple[str, ...] = ()
 
 

@@ -18,6 +18,7 @@ from anyvisor_kvm.abi import (
     check_fits,
     kvm_coalesced_mmio_zone,
     kvm_enable_cap,
+    kvm_interrupt,
     kvm_ioeventfd,
     kvm_irq_level,
     kvm_irqfd,
@@ -100,6 +101,16 @@ class VcpuFd(Fd):
     """A virtual processor."""
 
     run = io(0x80)
+    interrupt = iow(0x86, kvm_interrupt)
     set_signal_mask = iow(0x8B, kvm_signal_mask)
     get_mp_state = ior(0x98, kvm_mp_state)
     set_mp_state = iow(0x99, kvm_mp_state)
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.has_irqchip = False
+        """Whether KVM has the interrupt controllers of its VM."""
+        self.has_source = False
+        """Whether it takes its interrupts from a controller of the machine's own."""
+        self.halted = False
+        """Whether it waits in HLT; only with a source of its own, else KVM is who knows."""

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator, Mapping
 
 from anyvisor.codec import name_of
-from anyvisor.errors import HypervisorUnavailable
+from anyvisor.errors import HypervisorUnavailable, Unsupported
 from anyvisor.facts import Capability, HostFacts
 from anyvisor_kvm.abi import API_VERSION, Cap
 from anyvisor_kvm.architecture import Architecture, host_architecture
@@ -87,8 +87,10 @@ class KvmHypervisor(Closing):
         """What KVM can do on this host; asked when it was opened."""
         return self._host.facts
 
-    def create_vm(self) -> KvmVm:
-        """A new, empty VM."""
+    def create_vm(self, *, deterministic: bool = False) -> KvmVm:
+        """A new, empty VM; Unsupported for one that is to be deterministic."""
+        if deterministic:
+            raise Unsupported("KVM knows only the host's time: it has no deterministic VMs")
         vm = KvmVm.create(self._kvm, self._host)
         self._vms = [*(each for each in self._vms if not each.closed), vm]
         return vm
@@ -146,6 +148,8 @@ def _facts(kvm: KvmFd, architecture: Architecture, kick_signal: int | None) -> H
     if kick_signal is not None:
         capabilities.add(Capability.KICK)
     survey = architecture.survey(kvm)
+    if survey.is_native:
+        capabilities |= {Capability.NATIVE, Capability.FULL_SYSTEM}
     tables = (architecture.states_before, architecture.vcpu_states, architecture.states_after)
     return HostFacts(
         backend="kvm",

@@ -7,6 +7,10 @@ swaps the thread's signal mask for the one that KVM_SET_SIGNAL_MASK gave it: a s
 until it can interrupt the guest. KVM_RUN then returns EINTR with the signal still pending, so no handler ever runs,
 and none has to be installed: the signal is taken off the queue before `run` returns, and the thread's mask put back.
 
+A notification goes the same way, but only wants the thread to look at its interrupt source between two instructions.
+So who finds KVM_RUN interrupted asks `answer` what it was: a notification is over with that and the guest goes on, for
+anything else `run` returns. A vCPU that waits in HLT is not in KVM_RUN; the bell is for that.
+
 A signal whose action is the default one would end the process if it reached a thread that does not block it. The lock
 sees to it: signals are only sent to a thread that is between `enter` and `leave`. It is a reentrant lock since a
 Python signal handler may call `kick` on top of any of the methods here.
@@ -24,6 +28,7 @@ from typing import Any
 
 from anyvisor.errors import HypervisorError
 from anyvisor_kvm.abi import counted, kvm_signal_mask
+from anyvisor_kvm.bell import Bell
 from anyvisor_kvm.fds import VcpuFd
 from anyvisor_kvm.run_page import IMMEDIATE_EXIT
 
@@ -32,7 +37,7 @@ SIGSET_BYTES = 8
 
 
 class Kicker:
-    """One vCPU's kicks. With a `signal_number` of None only `immediate_exit` is written (see `open_kvm`)."""
+    """One vCPU's kicks and notifications. With no `signal_number` they only write `immediate_exit` (see `open_kvm`)."""
 
     def __init__(self, fd: VcpuFd, page: memoryview, signal_number: int | None):
         self._fd = fd
@@ -40,7 +45,10 @@ class Kicker:
         self._signals: Iterable[int] = () if signal_number is None else (signal_number,)
         self._lock = threading.RLock()
         self._runner: int | None = None
+        self._bell = Bell()
+        self._waiting = False
         self._asked = False
+        self._notified = False
         self._sent = False
         self._closed = False
         self._outside: set[Any] = set()
@@ -92,17 +100,54 @@ class Kicker:
             if self._closed:
                 return
             self._asked = True
-            self._page[IMMEDIATE_EXIT] = 1
-            if self._runner is not None and not self._sent:
-                self._sent = True
-                for number in self._signals:
-                    signal.pthread_kill(self._runner, number)
+            self._interrupt()
+
+    def notify(self) -> None:
+        """Have the thread in `run` see `answer` soon, or the next one that comes; see `Vcpu.notify_interrupt`."""
+        with self._lock:
+            if not self._closed and not self._notified:
+                self._notified = True
+                self._interrupt()
+
+    def _interrupt(self) -> None:
+        """Get the thread in `run` out of KVM_RUN, or keep it from going in; one that is here itself is not inside."""
+        self._page[IMMEDIATE_EXIT] = 1
+        if self._waiting:
+            self._bell.ring()
+        if self._runner not in (None, threading.get_ident()) and not self._sent:
+            self._sent = True
+            for number in self._signals:
+                signal.pthread_kill(self._runner, number)
+
+    def wait(self) -> bool:
+        """Wait for a notification: True when there is one, False when `run` is to return."""
+        self._waiting = True
+        try:
+            while not (self._asked or self._notified):
+                if not self._bell.wait():
+                    return False
+        finally:
+            self._waiting = False
+        return self.answer()
+
+    def answer(self) -> bool:
+        """What has interrupted KVM_RUN: True for a notification, over with this; False when `run` is to return."""
+        with self._lock:
+            notified, self._notified = self._notified, False
+            self._set_immediate_exit()
+            sent, self._sent = self._sent, False
+            if sent:
+                signal.sigtimedwait(self._signals, 0)
+            return notified and not self._asked
+
+    def _set_immediate_exit(self) -> None:
+        self._page[IMMEDIATE_EXIT] = self._asked or self._notified
 
     def kicked(self) -> None:
         """`run` is about to report a kick: the next one starts afresh."""
         with self._lock:
             self._asked = False
-            self._page[IMMEDIATE_EXIT] = 0
+            self._set_immediate_exit()
 
     @contextlib.contextmanager
     def staying_out(self) -> Iterator[None]:
@@ -112,7 +157,7 @@ class Kicker:
             yield
         finally:
             with self._lock:
-                self._page[IMMEDIATE_EXIT] = self._asked
+                self._set_immediate_exit()
 
     def close(self) -> bool:
         """No more kicks, no more runs; whether it was open. HypervisorError while some thread is in `run`."""

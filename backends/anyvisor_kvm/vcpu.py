@@ -18,14 +18,16 @@ from fcntl import ioctl
 from typing import Any, TypeVar
 
 from anyvisor.bus import Bus
-from anyvisor.errors import HypervisorError
+from anyvisor.errors import HypervisorError, Unsupported
 from anyvisor.exits import Exit, Kicked
+from anyvisor.interrupts import InterruptSource
 from anyvisor.states import VcpuState
 from anyvisor_kvm.abi import ExitReason
 from anyvisor_kvm.architecture import Architecture, accessors
 from anyvisor_kvm.closing import Closing
 from anyvisor_kvm.exits import decode
 from anyvisor_kvm.fds import VcpuFd
+from anyvisor_kvm.intr_pin import IntrPin
 from anyvisor_kvm.kick import Kicker
 from anyvisor_kvm.odd_io import MASKS, odd_mmio, string_io
 from anyvisor_kvm.port_io import PortAccess, port_access
@@ -61,6 +63,8 @@ class KvmVcpu(Closing):
         self._synced = architecture.sync(fd, page)
         self._ring = ring
         self._kicker = Kicker(fd, page.u8, kick_signal)
+        self._drive = self._loop
+        """What runs the guest: the loop alone, or with it an INTR pin."""
 
     def get(self, kind: type[S]) -> S:
         """A part of the vCPU's state; from the run page where `keep_in_sync` has put it there."""
@@ -98,7 +102,7 @@ class KvmVcpu(Closing):
     def _run(self, bus: Bus) -> Exit:
         self._synced.forget()
         try:
-            found = self._loop(bus)
+            found = self._drive(bus)
         except BaseException:
             with self._kicker.staying_out(), contextlib.suppress(Exception):
                 self._loop(bus)  # finishes the access (see the facts above); what failed first is what is told
@@ -159,6 +163,25 @@ class KvmVcpu(Closing):
         if error.errno == errno.EAGAIN:  # it was waiting for its SIPI, which has come
             return None
         return Kicked()
+
+    def take_interrupts_from(self, source: InterruptSource) -> None:
+        """Wire the INTR pin to a controller of the machine's own; Unsupported where KVM has the controllers."""
+        if self._fd.has_irqchip:
+            raise Unsupported(
+                f"{self._fd.subject} takes its interrupts from the controllers in KVM; "
+                "to give it others, put no Irqchip into its VM"
+            )
+        self._fd.has_source = True
+        self._drive = IntrPin(self._fd, self._page, self._kicker, source, self._loop).run
+
+    def notify_interrupt(self) -> None:
+        """Look at the source soon; from any thread. Does nothing without one, and nothing after `close`.
+
+        On a hypervisor that was opened without a kick signal a guest that spins is not interrupted for it: the
+        interrupt waits for the guest's next exit.
+        """
+        if self._fd.has_source:
+            self._kicker.notify()
 
     def kick(self) -> None:
         """Make `run` come back soon with `Kicked`, from any thread or signal handler; see `Vcpu.kick`."""

@@ -6,6 +6,7 @@ from typing import Self, TypeVar
 
 import attrs
 
+from anyvisor.clock import HostClock
 from anyvisor.errors import HypervisorError, Unsupported
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.memory import RamRegion, Region
@@ -58,6 +59,7 @@ class KvmVm(Closing):
         self._ring = CoalescedRing(host.ring_page)
         self._memory: list[RamRegion] = []
         self._vcpus: list[KvmVcpu] = []
+        self.clock = HostClock()
 
     @classmethod
     def create(cls, kvm: KvmFd, host: Host) -> Self:
@@ -167,9 +169,13 @@ class KvmVm(Closing):
         return self._fd.number < 0
 
     def close(self) -> None:
-        """Close the vCPUs, then the VM; HypervisorError (EBUSY) while a thread is still running one."""
+        """Close the vCPUs, the clock, then the VM; HypervisorError (EBUSY) while a thread is still running a vCPU.
+
+        A timer that is called in between may still notify a vCPU, which does nothing, or set an interrupt line.
+        """
         while self._vcpus:
             self._vcpus[-1].close()
             self._vcpus.pop()
+        self.clock.close()
         self._fd.close()
         self._memory.clear()

@@ -1,5 +1,6 @@
 """The judges are hwloc, which finds topologies from CPUID alone, and the Debian tool `cpuid`."""
 
+import attrs
 import pytest
 from cpuid_hosts import AMD, HOSTS, INTEL, OLDER, ends_at
 from cpuid_judges import cpuid_tool, hwloc, values
@@ -14,6 +15,7 @@ from anyvisor.x86_64.cpuid_policy import for_vcpu, guest_cpuid
 from anyvisor.x86_64.features import Feature
 from anyvisor.x86_64.topology import apic_id
 
+CHIPS = frozenset({Capability.IRQCHIP, Capability.TSC_DEADLINE})
 SHAPES = [(1, 1, 1), (1, 4, 1), (2, 2, 2), (1, 3, 2), (2, 3, 2), (3, 1, 1), (1, 1, 2), (2, 5, 3)]
 
 
@@ -239,7 +241,18 @@ def test_any_mixture_of_leaves_makes_a_table_or_is_refused_for_its_leaf_1(found)
 
 
 def test_for_vcpu_asks_the_facts():
-    facts = HostFacts("test", "x86_64", capabilities=frozenset({Capability.TSC_DEADLINE}), supported=(INTEL,))
+    facts = HostFacts("test", "x86_64", capabilities=CHIPS, supported=(INTEL,))
     assert for_vcpu(facts, Topology(cores=2), 1) == guest_cpuid(INTEL, Topology(cores=2), 1, tsc_deadline=True)
     with pytest.raises(Unsupported, match="Cpuid"):
         for_vcpu(HostFacts("test", "x86_64"), Topology(), 0)
+
+
+def test_what_needs_the_hypervisor_s_own_apic_is_gone_where_it_has_none():
+    wanted = (Feature.X2APIC, Feature.KVM_PV_EOI, Feature.KVM_ASYNC_PF_INT)
+    host = AMD.replace(CpuidEntry(0x40000001)).with_(*wanted, Feature.KVM_CLOCKSOURCE2)
+    facts = HostFacts("a backend", "x86_64", supported=(host,))
+    with_chips = attrs.evolve(facts, capabilities=CHIPS)
+    assert all(for_vcpu(with_chips, Topology(), 0).has(each) for each in wanted)
+    without = for_vcpu(facts, Topology(), 0)
+    assert not any(without.has(each) for each in wanted)
+    assert without.has(Feature.KVM_CLOCKSOURCE2)

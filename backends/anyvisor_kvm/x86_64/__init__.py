@@ -27,7 +27,9 @@ SOFTWARE_KVM = (
 def survey(kvm: X86KvmFd) -> Survey:
     """The facts of this host: what a vCPU can be given at most, asked of one made for the purpose."""
     cpuid = cpuid_from_kvm(fetch_cpuid(kvm.get_supported_cpuid))
-    return Survey((cpuid, readable_msrs(kvm, cpuid)), physical_address_bits(cpuid), notes(Path("/proc/cpuinfo")))
+    native = has_virtualisation(Path("/proc/cpuinfo"))
+    supported = cpuid, readable_msrs(kvm, cpuid)
+    return Survey(supported, physical_address_bits(cpuid), native, notes=() if native else (SOFTWARE_KVM,))
 
 
 def readable_msrs(kvm: X86KvmFd, cpuid: Cpuid) -> Msrs:
@@ -45,14 +47,14 @@ def physical_address_bits(cpuid: Cpuid) -> int:
     return sizes[0] if sizes and sizes[0] else LEAST_ADDRESS_BITS
 
 
-def notes(cpuinfo: Path) -> tuple[str, ...]:
-    """What a user should know about this host."""
+def has_virtualisation(cpuinfo: Path) -> bool:
+    """Whether the host's processor runs guests by itself; taken to be so where the file cannot be read."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
-        return ()
+        return True
     flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
-    return () if flags & {"vmx", "svm"} else (SOFTWARE_KVM,)
+    return bool(flags & {"vmx", "svm"})
 
 
 X86_64 = Architecture(

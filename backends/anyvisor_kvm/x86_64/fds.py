@@ -121,6 +121,7 @@ class X86VcpuFd(VcpuFd):
 
     def __init__(self, vm: X86VmFd, number: int):
         super().__init__(number)
+        self.has_irqchip = vm.has_irqchip
         self.msr_indices = vm.msr_indices
         self.sync_bits = vm.sync_bits
         self.event_flags = vm.event_flags

@@ -2,7 +2,8 @@
 
 Some facts about KVM's side. Asking for MpState may change the local APIC. And what KVM_SET_CPUID2 is given is not what
 KVM_GET_CPUID2 returns later, since KVM keeps up to date the bits that change at run time; once a vCPU has run, its
-table can only be set to what it is.
+table can only be set to what it is. That a vCPU stands in HLT is known to KVM only where it has the interrupt
+controllers; elsewhere the backend keeps it (`VcpuFd.halted`).
 """
 
 from __future__ import annotations
@@ -139,14 +140,16 @@ def put_lapic(fd: X86VcpuFd, state: Lapic) -> None:  # noqa: D103
 
 
 def get_mp_state(fd: X86VcpuFd) -> MpState:  # noqa: D103
-    number = fd.get_mp_state().mp_state
+    number = Activity.HALTED if fd.halted else fd.get_mp_state().mp_state
     if number not in Activity._value2member_map_:
         raise Unsupported(f"{fd.subject} is in KVM's multiprocessing state {number}, which no MpState stands for")
     return MpState(Activity(number))
 
 
 def put_mp_state(fd: X86VcpuFd, state: MpState) -> None:  # noqa: D103
-    fd.set_mp_state(kvm_mp_state(mp_state=state.activity))
+    halted = fd.has_source and state.activity is Activity.HALTED
+    fd.set_mp_state(kvm_mp_state(mp_state=Activity.RUNNABLE if halted else state.activity))
+    fd.halted = halted
 
 
 def get_cpuid(fd: X86VcpuFd) -> Cpuid:  # noqa: D103

@@ -42,13 +42,20 @@ from anyvisor.x86_64.topology import Place, core_bits, thread_bits
 AMD_VENDORS = frozenset({"AuthenticAMD", "HygonGenuine"})
 NO_PMU = (Feature.PDCM, Feature.PERF_CTR_EXT_CORE)
 NO_POWER_CONTROL = (Feature.TURBO_BOOST, Feature.ENERGY_PERFORMANCE_BIAS)
+IN_KVM_APIC = (
+    Feature.X2APIC, Feature.KVM_ASYNC_PF, Feature.KVM_ASYNC_PF_INT, Feature.KVM_ASYNC_PF_VMEXIT, Feature.KVM_PV_EOI,
+    Feature.KVM_PV_SEND_IPI, Feature.KVM_PV_UNHALT,
+)  # fmt: skip
+"""What needs the hypervisor's own local APIC: KVM refuses their MSRs where it has none."""
 CR4_MIRRORS = (Feature.OSXSAVE, Feature.OSPKE)
 
 
 def for_vcpu(facts: HostFacts, topology: Topology, vcpu: int) -> Cpuid:
     """The default CPUID table of vCPU number `vcpu` on that host. Errors: those of `guest_cpuid`."""
-    has_deadline = facts.has(Capability.TSC_DEADLINE)
-    return guest_cpuid(facts.supported_state(Cpuid), topology, vcpu, tsc_deadline=has_deadline)
+    host = facts.supported_state(Cpuid)
+    if not facts.has(Capability.IRQCHIP):
+        host = host.without(*IN_KVM_APIC)
+    return guest_cpuid(host, topology, vcpu, tsc_deadline=facts.has(Capability.TSC_DEADLINE))
 
 
 def guest_cpuid(host: Cpuid, topology: Topology, vcpu: int, *, tsc_deadline: bool) -> Cpuid:

@@ -129,7 +129,9 @@ def test_a_vcpu_whose_run_page_is_still_looked_at_is_closed_all_the_same(kvm):
     kept = made.vcpu._page.u8[:8]
     made.close()
     assert (made.vm.closed, made.vcpu._fd.number) == (True, -1)
-    assert held() == (before[0] + 1, before[1] + 1), "the mapping, and the descriptor that Python keeps with it"
+    assert held() == (before[0] + 1, before[1] + 1, before[2]), (
+        "the mapping, and the descriptor that Python keeps with it"
+    )
     kept.release()
     del made
     gc.collect()

@@ -9,21 +9,23 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_guests import SMALLEST, Guest, held
+from tiny_guests import SMALLEST, Guest, Source, held
 
-import anyvisor_kvm
+import anyvisor_kvm.x86_64
 from anyvisor.errors import HypervisorError, HypervisorUnavailable
-from anyvisor.exits import Halted
+from anyvisor.exits import Halted, Kicked
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.hypervisor import Hypervisor, Vcpu, Vm
 from anyvisor.x86_64.cpuid import Cpuid
 from anyvisor.x86_64.msrs import Msrs
 from anyvisor_kvm import fds, run_page
 from anyvisor_kvm.hypervisor import open_kvm
-from anyvisor_kvm.x86_64 import notes
+from anyvisor_kvm.x86_64 import has_virtualisation
 
 GET_API_VERSION, CHECK_EXTENSION, CREATE_VM = 0xAE00, 0xAE03, 0xAE01
 IMMEDIATE_EXIT, XCRS = 136, 56
+IF = 1 << 9 | 1 << 1
+"""RFLAGS with interrupts on; bit 1 is always set."""
 
 
 @pytest.fixture
@@ -180,8 +182,14 @@ def test_an_ioctl_that_a_signal_interrupts_is_repeated(usable_kvm, libc):
 
 
 def whole_life(kvm):
-    guest = Guest(kvm, SMALLEST, irqchip=False)
+    """With a timer that is called, and wakes the vCPU, and one that never will be."""
+    source = Source()
+    guest = Guest(kvm, SMALLEST, source=source)
+    never, soon = guest.vm.clock.timer(list), guest.vm.clock.timer(guest.vcpu.kick)
     try:
+        never.set(10**18)
+        soon.set(0)
+        assert guest.run(rflags=IF) == Kicked()
         assert guest.run() == Halted()
     finally:
         guest.close()
@@ -311,12 +319,22 @@ def test_the_address_width_is_the_processors(kvm):
     assert f": {kvm.facts.physical_address_bits} bits physical" in line
 
 
-@pytest.mark.parametrize(("flags", "count"), [("fpu vmx", 0), ("svm fpu", 0), ("fpu vme", 1)])
-def test_a_host_without_virtualisation_gets_a_note(tmp_path, flags, count):
+@pytest.mark.parametrize(("flags", "has"), [("fpu vmx", True), ("svm fpu", True), ("fpu vme", False)])
+def test_a_processor_says_by_its_flags_whether_it_has_virtualisation(tmp_path, flags, has):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
-    assert len(notes(cpuinfo)) == count
-    assert not notes(tmp_path / "none")
+    assert has_virtualisation(cpuinfo) is has
+    assert has_virtualisation(tmp_path / "none")
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("is_native", [False, True])
+def test_guests_of_a_software_kvm_are_emulated_and_small_and_the_facts_say_so(usable_kvm, monkeypatch, is_native):
+    monkeypatch.setattr(anyvisor_kvm.x86_64, "has_virtualisation", lambda _: is_native)
+    with open_kvm() as kvm:
+        both = {Capability.NATIVE, Capability.FULL_SYSTEM}
+        assert kvm.facts.capabilities & both == (both if is_native else set())
+        assert [note[:12] for note in kvm.facts.notes] == ([] if is_native else ["software KVM"])
 
 
 @pytest.mark.kvm

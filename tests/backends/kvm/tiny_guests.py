@@ -1,7 +1,9 @@
 """Guests of a dozen bytes, their assembly beside them, and a machine with 64 KiB of RAM to run them."""
 
+import collections
 import os
 import struct
+import threading
 from pathlib import Path
 
 import attrs
@@ -64,13 +66,30 @@ class Recorder:
         return [value for _, _, value in self.writes]
 
 
+class Source:
+    """An interrupt controller: vectors in a queue. `log` says which were taken, in words, among what others log."""
+
+    def __init__(self, *vectors):
+        self.vectors = collections.deque(vectors)
+        self.log = []
+
+    @property
+    def pending(self):
+        return bool(self.vectors)
+
+    def acknowledge(self):
+        self.log.append(f"vector {self.vectors[0]:#x}")
+        return self.vectors.popleft()
+
+
 class Guest:
     """A VM with RAM, a bus and vCPUs in real mode.
 
-    `ports` answers at PORT, `others` at OTHER_PORT, `mmio` from `mmio_start` up; `answers` are read.
+    `ports` answers at PORT, `others` at OTHER_PORT, `mmio` from `mmio_start` up; `answers` are read. vCPU 0 takes
+    its interrupts from `source`.
     """
 
-    def __init__(self, hypervisor, code, *, irqchip=False, vcpus=1, mmio_start=MMIO, answers=()):
+    def __init__(self, hypervisor, code, *, irqchip=False, vcpus=1, mmio_start=MMIO, answers=(), source=None):
         self.bus = Bus()
         self.ports, self.others, self.mmio = Recorder(answers), Recorder(), Recorder(answers)
         self.bus.add_ports(Region(PORT, 4, "ports"), self.ports)
@@ -85,6 +104,8 @@ class Guest:
             self.vm.put(Irqchip())
         self.vcpus = [self.vm.create_vcpu(index) for index in range(vcpus)]
         self.vcpu = self.vcpus[0]
+        if source is not None:
+            self.vcpu.take_interrupts_from(source)
         for vcpu in self.vcpus:
             real_mode(vcpu)
 
@@ -143,6 +164,6 @@ def handle_interrupt(memory):
 
 
 def held():
-    """What this process holds of the kernel: how many descriptors, and how many mappings of them."""
-    mappings = Path("/proc/self/maps").read_text().splitlines()
-    return len(os.listdir("/proc/self/fd")), sum("kvm" in line for line in mappings)  # noqa: PTH208
+    """What this process holds of the kernel: how many descriptors, how many mappings of them, how many threads."""
+    mappings = sum("kvm" in line for line in Path("/proc/self/maps").read_text().splitlines())
+    return len(os.listdir("/proc/self/fd")), mappings, threading.active_count()  # noqa: PTH208
