@@ -9,6 +9,7 @@ looked at and tested), `launch` (a `Machine` from the plan), and the hooks that 
 
 from anyvisor.assemble import assemble
 from anyvisor.backends import generic_facts, hypervisors, open_hypervisor
+from anyvisor.common import common_facts
 from anyvisor.config import MachineConfig, Topology
 from anyvisor.crew import Outcome
 from anyvisor.errors import (
@@ -58,6 +59,7 @@ __all__ = [
     "Unsupported",
     "assemble",
     "boot",
+    "common_facts",
     "generic_facts",
     "hookimpl",
     "hypervisors",
