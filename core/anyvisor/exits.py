@@ -71,10 +71,14 @@ class FailEntry(Exit):
 
 @attrs.frozen
 class InternalError(Exit):
-    """The hypervisor gave up: `suberror` is its code, `data` its words. KVM's 1: an instruction it cannot emulate."""
+    """The hypervisor gave up: `suberror` is its code, `data` its words, `cause` its own name for it if it has one.
+
+    KVM's 1: an instruction it cannot emulate.
+    """
 
     suberror: int
     data: tuple[int, ...] = ()
+    cause: str = ""
 
     def describe(self) -> str:
         """The exit in one sentence."""
@@ -83,7 +87,7 @@ class InternalError(Exit):
             2: "an exception during event delivery",
             3: "delivery of an event failed",
         }
-        cause = causes.get(self.suberror, "unknown suberror")
+        cause = self.cause or causes.get(self.suberror, "unknown suberror")
         words = f", data {' '.join(f'{word:#x}' for word in self.data)}" if self.data else ""
         return f"the hypervisor failed: {cause} (suberror {self.suberror}{words})"
 

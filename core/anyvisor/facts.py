@@ -66,6 +66,8 @@ class HostFacts:
     recommended_vcpus: int = 1
     max_memory_slots: int = 1
     physical_address_bits: int = 36
+    tsc_khz: int = 0
+    """How fast the guest's time stamp counter counts, where a guest could not measure it; 0 where it can."""
     notes: tuple[str, ...] = ()
     """What a user should know about this host, a sentence each: `software KVM: cannot finish booting Linux`."""
 

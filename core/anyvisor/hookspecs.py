@@ -97,7 +97,12 @@ def anyvisor_acpi(
 
 @hookspec(firstresult=True)
 def anyvisor_boot_params(
-    config: MachineConfig, layout: Layout, kernel: Kernel, initrd: Blob | None, acpi: FirmwareTables | None
+    config: MachineConfig,
+    facts: HostFacts,
+    layout: Layout,
+    kernel: Kernel,
+    initrd: Blob | None,
+    acpi: FirmwareTables | None,
 ) -> tuple[Blob, ...]:
     """x86_64: the zero page and the command line."""
 

@@ -57,10 +57,17 @@ def anyvisor_mptable(config: MachineConfig, layout: Layout) -> FirmwareTables:
 
 @hookimpl(trylast=True)
 def anyvisor_boot_params(
-    config: MachineConfig, layout: Layout, kernel: Kernel, initrd: Blob | None, acpi: FirmwareTables | None
+    config: MachineConfig,
+    facts: HostFacts,
+    layout: Layout,
+    kernel: Kernel,
+    initrd: Blob | None,
+    acpi: FirmwareTables | None,
 ) -> tuple[Blob, ...]:
-    """The zero page and the command line."""
-    return x86_64.bootparams.boot_params(config.command_line, layout, kernel, initrd, acpi)
+    """The zero page and the command line, with the speed of a TSC that the guest could not measure."""
+    tsc_khz = 0 if config.deterministic else facts.tsc_khz
+    command_line = x86_64.bootparams.tell_tsc(config.command_line, tsc_khz)
+    return x86_64.bootparams.boot_params(command_line, layout, kernel, initrd, acpi)
 
 
 @hookimpl(trylast=True)

@@ -46,7 +46,7 @@ def assemble(config: MachineConfig, facts: HostFacts, steps: Steps) -> BootPlan:
     mptable = steps.maybe("anyvisor_mptable", FirmwareTables, config=config, layout=layout) if has_apics else None
     acpi = steps.maybe("anyvisor_acpi", FirmwareTables, layout=layout, devices=devices, **inputs)
     initrd = place_initrd(config.initrd, layout, kernel, page_tables.region) if config.initrd else None
-    params = {"config": config, "layout": layout, "kernel": kernel, "initrd": initrd, "acpi": acpi}
+    params = {"layout": layout, "kernel": kernel, "initrd": initrd, "acpi": acpi, **inputs}
     boot_params = steps.some("anyvisor_boot_params", Blob, **params)
 
     blobs = [

@@ -119,6 +119,16 @@ _NUMBERS = (
 )
 
 
+def tell_tsc(command_line: str, tsc_khz: int) -> str:
+    """The command line with the TSC's speed in front, for a kernel that could not measure it; 0 leaves it as it is.
+
+    A kernel that is told so already, by `tsc=` or `tsc_early_khz=`, is not told again.
+    """
+    if not tsc_khz or any(word.startswith(("tsc=", "tsc_early_khz=")) for word in command_line.split()):
+        return command_line
+    return f"tsc=reliable tsc_early_khz={tsc_khz} {command_line}".rstrip()
+
+
 def boot_params(
     command_line: str,
     layout: Layout,
