@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 @hookimpl
 def anyvisor_devices(config: MachineConfig, facts: HostFacts) -> tuple[DeviceSpec, ...]:  # noqa: ARG001
-    """A serial port, keyboard controller, clock, empty PCI bus and debug ports; on x86_64 only."""
-    from anyvisor_pc.specs import PC_DEVICES  # noqa: PLC0415 - entry modules stay light
+    """A serial port, keyboard controller, clock, empty PCI bus and debug ports; on x86_64 only.
 
-    return PC_DEVICES if facts.architecture == "x86_64" else ()
+    Before them, so that they see every line from the start, the interrupt controllers and the timer, where the
+    hypervisor has none.
+    """
+    from anyvisor_pc.specs import PC_DEVICES, chips_wanted  # noqa: PLC0415 - entry modules stay light
+
+    return (*chips_wanted(facts), *PC_DEVICES) if facts.architecture == "x86_64" else ()
 
 
 @hookimpl
@@ -29,4 +33,7 @@ def anyvisor_device_factories() -> dict[str, str]:
         "rtc": "anyvisor_pc.rtc:open_rtc",
         "pci": "anyvisor_pc.pci:open_pci",
         "debug": "anyvisor_pc.debug:open_debug",
+        "pic": "anyvisor_pc.pic:open_pic",
+        "apic": "anyvisor_pc.apic:open_apic",
+        "pit": "anyvisor_pc.pit:open_pit",
     }

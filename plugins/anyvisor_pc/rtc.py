@@ -1,10 +1,10 @@
-"""The real-time clock: an MC146818 with its 128 bytes of CMOS RAM, showing the host's time in UTC.
+"""The real-time clock: an MC146818 with its 128 bytes of CMOS RAM, showing the machine's time of day in UTC.
 
 Some facts about the MC146818. Port 0x70 takes the number of a byte, port 0x71 is that byte; bit 7 of the
 number is the PC's NMI mask. Bytes 0 to 9 are the time, in BCD unless register B says binary, the hour with an
 afternoon bit unless it says 24 hours. Byte 0x32 is the century, by custom. Once a second the chip updates the
 time; for 2.2 ms until then, UIP in register A warns not to read it. While SET in register B is on there are
-no updates, and a guest may set the time: that moves this clock against the host's, and nothing else. Data
+no updates, and a guest may set the time: that moves this clock against the machine's, and nothing else. Data
 sheet: Motorola MC146818, "Memory" and "Registers".
 
 Alarm, periodic and update-ended interrupts are not generated: the alarm bytes are RAM, and register C reads
@@ -43,7 +43,7 @@ BASE_KIB, EXTENDED_KIB, EXTENDED_KIB_AGAIN, HIGH_64_KIB = 0x15, 0x17, 0x30, 0x34
 def open_rtc(spec: DeviceSpec, context: DeviceContext) -> RealTimeClock:  # noqa: ARG001 - a factory's signature
     """The clock that `spec` describes; the CMOS RAM says how much memory there is."""
     lowest = context.memory.regions[0].region
-    return RealTimeClock(memory_bytes=min(lowest.end, 4 * GIB))
+    return RealTimeClock(now=context.clock.wall_seconds, memory_bytes=min(lowest.end, 4 * GIB))
 
 
 class RealTimeClock(ByteDevice):
@@ -52,7 +52,7 @@ class RealTimeClock(ByteDevice):
     `memory_bytes` is how far RAM reaches from address 0 without a hole.
     """
 
-    def __init__(self, *, now: Callable[[], float] = time.time, memory_bytes: int = 0):
+    def __init__(self, *, now: Callable[[], float], memory_bytes: int = 0):
         super().__init__()
         self._now = now
         self._ahead_seconds = 0.0

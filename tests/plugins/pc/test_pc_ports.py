@@ -12,11 +12,13 @@ from anyvisor.bus import Bus
 from anyvisor.codec import from_data, to_data
 from anyvisor.config import MachineConfig
 from anyvisor.device import attach
-from anyvisor.facts import HostFacts
+from anyvisor.facts import Capability, HostFacts
 from anyvisor.plan import DeviceSpec
+from anyvisor.x86_64.cpuid import Cpuid, CpuidEntry
+from anyvisor.x86_64.features import Feature
 from anyvisor_pc.debug import open_debug
 from anyvisor_pc.pci import open_pci
-from anyvisor_pc.specs import DEBUG, PC_DEVICES, PCI
+from anyvisor_pc.specs import APIC, DEBUG, PC_DEVICES, PCI, PIC, PIT
 
 
 @pytest.fixture
@@ -101,8 +103,29 @@ def plugins():
     return manager.hook
 
 
+def facts(*capabilities: Capability, features: tuple[Feature, ...] = (Feature.APIC,)) -> HostFacts:
+    cpuid = Cpuid((CpuidEntry(1),)).with_(*features)
+    return HostFacts("fake", "x86_64", frozenset(capabilities), supported=(cpuid,))
+
+
+def kinds(plugins, facts: HostFacts) -> list[str]:
+    [specs] = plugins.anyvisor_devices(config=MachineConfig(), facts=facts)
+    return [spec.kind for spec in specs]
+
+
+FIVE = ["serial", "i8042", "rtc", "pci", "debug"]
+
+
+def test_only_the_chips_that_the_hypervisor_lacks_are_given(plugins):
+    assert kinds(plugins, facts(Capability.IRQCHIP, Capability.PIT)) == FIVE
+    assert kinds(plugins, facts(Capability.IRQCHIP)) == ["pit", *FIVE]
+    assert kinds(plugins, facts(Capability.PIT)) == ["pic", "apic", *FIVE]
+    assert kinds(plugins, facts(Capability.PIT, features=())) == ["pic", *FIVE]
+    assert kinds(plugins, facts(features=())) == ["pic", "pit", *FIVE]
+
+
 def test_every_device_is_built_by_its_factory_and_finds_room_on_one_bus(plugins):
-    [specs] = plugins.anyvisor_devices(config=MachineConfig(), facts=HostFacts("fake", "x86_64"))
+    [specs] = plugins.anyvisor_devices(config=MachineConfig(), facts=facts())
     [factories] = plugins.anyvisor_device_factories()
     assert {spec.kind for spec in specs} == factories.keys()
     bus = Bus()
@@ -120,5 +143,6 @@ def test_other_architectures_get_none(plugins):
 
 
 def test_specs_survive_being_written_down():
-    text = json.dumps(to_data(PC_DEVICES))
-    assert from_data(json.loads(text), tuple[DeviceSpec, ...], "devices") == PC_DEVICES
+    every = (*PC_DEVICES, PIC, APIC, PIT)
+    text = json.dumps(to_data(every))
+    assert from_data(json.loads(text), tuple[DeviceSpec, ...], "devices") == every

@@ -4,7 +4,7 @@ import calendar
 import time
 
 import pytest
-from pc_context import Bench
+from pc_context import Bench, HandClock
 
 from anyvisor.memory import GIB, MIB, Region
 from anyvisor_pc.rtc import RealTimeClock, open_rtc
@@ -158,6 +158,17 @@ def test_memory_sizes_below_4_gib_are_where_a_bios_leaves_them(ram, expected):
         sizes.append(bench.inb(0x71))
     bench.close()
     assert sizes == expected
+
+
+def test_time_of_day_is_the_machines_own():
+    bench = Bench(open_rtc, RTC, clock=HandClock(seconds=A_MOMENT))
+    seen = []
+    for moment in (0, 86_400 * 10**9):
+        bench.clock.go_to(moment)
+        bench.outb(0x70, 0x07)
+        seen.append(bench.inb(0x71))
+    bench.close()
+    assert seen == [0x28, 0x29]
 
 
 def test_a_real_clock_shows_now():
