@@ -13,6 +13,7 @@ from anyvisor_unicorn.long_mode import FLAG_RF
 from anyvisor_unicorn.processor import Processor
 
 SYSCALL_BYTES = 2
+ADDRESS_MASK = (1 << 64) - 1
 
 
 def deliver_exception(cpu: Processor, vector: int) -> None:
@@ -64,7 +65,7 @@ def enter_syscall(cpu: Processor) -> None:
     u64, rflags = cpu.u64, cpu.rflags()
     star = u64[layout.STAR]
     in_long_mode = cpu.u32[layout.HFLAGS] & layout.H_LMA
-    next_rip = u64[layout.RIP] + SYSCALL_BYTES
+    next_rip = u64[layout.RIP] + SYSCALL_BYTES & ADDRESS_MASK
     u64[layout.RCX] = next_rip
     if not in_long_mode:
         _enter_legacy_syscall(cpu, star)
@@ -81,7 +82,7 @@ def enter_syscall(cpu: Processor) -> None:
         cpu.u32[layout.CC_OP] = layout.CC_OP_FLAGS
         if mask & 1 << 10:
             cpu.u32[layout.DF] = 1
-        u64[layout.RIP] = u64[layout.LSTAR if from_64_bit else layout.CSTAR] - SYSCALL_BYTES
+        u64[layout.RIP] = u64[layout.LSTAR if from_64_bit else layout.CSTAR] - SYSCALL_BYTES & ADDRESS_MASK
     cpu.engine.restore()
 
 
@@ -92,4 +93,4 @@ def _enter_legacy_syscall(cpu: Processor, star: int) -> None:
     cpu.set_segment(layout.SS, selector + 8, 0, 0xFFFFFFFF, layout.F_FLAT_DATA)
     cpu.u32[layout.HFLAGS] = cpu.u32[layout.HFLAGS] & ~layout.H_CPL | layout.H_CS32 | layout.H_SS32
     cpu.u64[layout.RFLAGS] &= ~(long_mode.FLAG_IF | long_mode.FLAG_VM | FLAG_RF)
-    cpu.u64[layout.RIP] = (star & 0xFFFFFFFF) - SYSCALL_BYTES
+    cpu.u64[layout.RIP] = (star & 0xFFFFFFFF) - SYSCALL_BYTES & ADDRESS_MASK

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import errno
 from collections.abc import Callable, Iterable
+from types import CodeType, TracebackType
 from typing import Any
 
 from unicorn import unicorn_const as uc
@@ -25,6 +26,8 @@ CPU_MODEL = x86.UC_CPU_X86_EPYC
 """The best of Unicorn's models: SSE4.2, BMI, SMEP, SMAP, FSGSBASE; its CPUID claims nothing that is not there."""
 CONTEXT_HEADER_BYTES = 40
 """What a saved context has before the processor's state."""
+STRUCTURE_BYTES = 0x2000
+"""How far the engine's own structure may be searched."""
 
 INTERRUPT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 INVALID = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p)
@@ -49,6 +52,7 @@ class Engine:
         self._handle = ctypes.c_void_p()
         self._context = ctypes.c_void_p()
         self._callbacks: list[Any] = []
+        self._code: set[CodeType] = set()
         _check("uc_open", uclib.uc_open(uc.UC_ARCH_X86, uc.UC_MODE_64, ctypes.byref(self._handle)))
         try:
             self._control(uc.UC_CTL_CPU_MODEL, ctypes.c_int(model))
@@ -84,49 +88,51 @@ class Engine:
 
     def map_mmio(self, start: int, size_bytes: int, read: Callable[..., int], write: Callable[..., None]) -> None:
         """Call `read(_, offset, size, _)` and `write(_, offset, size, value, _)` for what the guest does there."""
-        pointers = self._keep(MMIO_READ(read)), None, self._keep(MMIO_WRITE(write)), None
+        pointers = self._keep(MMIO_READ, read), None, self._keep(MMIO_WRITE, write), None
         _check("uc_mmio_map", uclib.uc_mmio_map(self._handle, start, size_bytes, *pointers))
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
     def hook_interrupts(self, call: Callable[..., None]) -> None:
         """Call `call(_, vector, _)` for every exception and software interrupt but #UD."""
-        self._hook(uc.UC_HOOK_INTR, INTERRUPT(call))
+        self._hook(uc.UC_HOOK_INTR, INTERRUPT, call)
 
     def hook_invalid(self, call: Callable[..., bool]) -> None:
         """Call `call(_, _)` for #UD; it returns whether the processor is to go on."""
-        self._hook(uc.UC_HOOK_INSN_INVALID, INVALID(call))
+        self._hook(uc.UC_HOOK_INSN_INVALID, INVALID, call)
 
     def hook_in(self, call: Callable[..., int]) -> None:
         """Call `call(_, port, size, _)` for IN; it returns the value."""
-        self._hook(uc.UC_HOOK_INSN, IN(call), x86.UC_X86_INS_IN)
+        self._hook(uc.UC_HOOK_INSN, IN, call, x86.UC_X86_INS_IN)
 
     def hook_out(self, call: Callable[..., None]) -> None:
         """Call `call(_, port, size, value, _)` for OUT."""
-        self._hook(uc.UC_HOOK_INSN, OUT(call), x86.UC_X86_INS_OUT)
+        self._hook(uc.UC_HOOK_INSN, OUT, call, x86.UC_X86_INS_OUT)
 
     def hook_syscall(self, call: Callable[..., None]) -> None:
         """Call `call(_, _)` for SYSCALL, which does nothing else but move RIP on by two, after the call."""
-        self._hook(uc.UC_HOOK_INSN, SYSCALL(call), x86.UC_X86_INS_SYSCALL)
+        self._hook(uc.UC_HOOK_INSN, SYSCALL, call, x86.UC_X86_INS_SYSCALL)
 
     def hook_cpuid(self, call: Callable[..., int]) -> None:
         """Call `call(_, _)` for CPUID; it returns 1 when it has set the registers."""
-        self._hook(uc.UC_HOOK_INSN, CPUID(call), x86.UC_X86_INS_CPUID)
+        self._hook(uc.UC_HOOK_INSN, CPUID, call, x86.UC_X86_INS_CPUID)
 
     def hook_rdtsc(self, call: Callable[..., int]) -> None:
         """Call `call(_, _)` for RDTSC and RDTSCP; it returns 1 when it has set EDX:EAX."""
         for instruction in (x86.UC_X86_INS_RDTSC, x86.UC_X86_INS_RDTSCP):
-            self._hook(uc.UC_HOOK_INSN, CPUID(call), instruction)
+            self._hook(uc.UC_HOOK_INSN, CPUID, call, instruction)
 
-    def _hook(self, kind: int, callback: Any, *instruction: int) -> None:
+    def _hook(self, kind: int, form: Any, call: Callable[..., Any], *instruction: int) -> None:
         hook = ctypes.c_size_t()
         extra = [ctypes.c_int(each) for each in instruction]
-        pointer = self._keep(callback)
+        pointer = self._keep(form, call)
         code = uclib.uc_hook_add(self._handle, ctypes.byref(hook), kind, pointer, None, 1, 0, *extra)
         _check("uc_hook_add", code)
 
-    def _keep(self, callback: Any) -> ctypes.c_void_p:
+    def _keep(self, form: Any, call: Callable[..., Any]) -> ctypes.c_void_p:
+        callback = form(call)
         self._callbacks.append(callback)
+        self._code.add(call.__code__)
         return ctypes.cast(callback, ctypes.c_void_p)
 
     # -- running -------------------------------------------------------------------------------------------------------
@@ -135,6 +141,14 @@ class Engine:
         """Run from `rip` until HLT, `stop`, or `count` instructions (0: no limit); returns Unicorn's error number."""
         code: int = uclib.uc_emu_start(self._handle, rip, 0, 0, count)
         return code
+
+    def has_raised(self, trace: TracebackType | None) -> bool:
+        """Whether an exception with that traceback came out of a hook."""
+        return trace is not None and trace.tb_frame.f_code in self._code
+
+    def forget_code(self) -> None:
+        """Translate the guest's code anew: the host may have written to it. Nobody may be in `start`."""
+        _check("uc_ctl", uclib.uc_ctl(self._handle, uc.UC_CTL_IO_WRITE << 30 | uc.UC_CTL_TB_FLUSH))
 
     def stop(self) -> None:
         """Make `start` return soon; from any thread."""
@@ -175,7 +189,8 @@ class Engine:
         """An MSR; 0 for one that the engine does not know."""
         access = MsrAccess(index)
         _check("uc_reg_read", uclib.uc_reg_read(self._handle, x86.UC_X86_REG_MSR, ctypes.byref(access)))
-        return access.value
+        value: int = access.value
+        return value
 
     def write_msr(self, index: int, value: int) -> None:
         """Set an MSR; nothing happens for one that the engine does not know."""

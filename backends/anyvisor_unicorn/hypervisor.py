@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import warnings
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from anyvisor.codec import name_of
-from anyvisor.errors import HypervisorUnavailable
+from anyvisor.errors import HypervisorError, HypervisorUnavailable
 from anyvisor.facts import Capability, HostFacts
+from anyvisor.plugins import PluginWarning
 from anyvisor.x86_64.cpuid import Cpuid
-from anyvisor.x86_64.state import DebugRegs, Fpu, Regs, Sregs
 from anyvisor.x86_64.msrs import Msrs
+from anyvisor.x86_64.state import DebugRegs, Fpu, MpState, Regs, Sregs
 
 if TYPE_CHECKING:
     from anyvisor_unicorn.proof import Proof
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["fast", "counted"]
 REMEDY = "pip install 'anyvisor[unicorn]'"
-STATES = (Cpuid, Regs, Sregs, Fpu, DebugRegs, Msrs)
+STATES = (Cpuid, MpState, Regs, Sregs, Fpu, DebugRegs, Msrs)
 MOST_REGIONS = 64
 
 
@@ -28,7 +31,7 @@ def open_unicorn(mode: Mode | None = None) -> UnicornHypervisor:
 
     `mode` is `fast` (runs freely in the host's time; needs a Unicorn that the self-test vouches for) or `counted`
     (some thousand instructions at a time, a third as fast); None takes the fastest that is safe. Deterministic machines
-    are always counted.
+    are always counted. Where that is not `fast`, a PluginWarning says why, once.
     """
     module = _import()
     proof = _prove(module)
@@ -36,6 +39,8 @@ def open_unicorn(mode: Mode | None = None) -> UnicornHypervisor:
         raise HypervisorUnavailable(
             f"unicorn {module.__version__} cannot run freely: {proof.problem}", "leave out the mode, or " + REMEDY
         )
+    if mode is None and proof.problem:
+        _warn(_note(proof, module.__version__, "counted"))
     return UnicornHypervisor(proof, module.__version__, mode or ("counted" if proof.problem else "fast"))
 
 
@@ -62,6 +67,7 @@ class UnicornHypervisor:
             recommended_vcpus=1,
             max_memory_slots=MOST_REGIONS,
             physical_address_bits=cpuid.physical_address_bits,
+            tsc_khz=proof.tsc_khz,
             notes=(_note(proof, version, mode),),
         )
         """What the emulated processor can do."""
@@ -104,18 +110,24 @@ def _import() -> ModuleType:
 def _prove(module: ModuleType) -> Proof:
     """What this Unicorn is vouched for; HypervisorUnavailable when it is another than we know."""
     try:
-        from anyvisor_unicorn.proof import Disproof, prove  # noqa: PLC0415 - needs unicorn
+        from anyvisor_unicorn.guests import Disproof  # noqa: PLC0415 - needs unicorn
+        from anyvisor_unicorn.proof import prove  # noqa: PLC0415 - needs unicorn
     except (ImportError, AttributeError) as error:
         raise HypervisorUnavailable(
             f"unicorn {module.__version__} is not one that is known: {error}", REMEDY
         ) from error
     try:
         proof = prove()
-    except Disproof as disproof:
+    except (Disproof, HypervisorError, LookupError) as disproof:
         raise HypervisorUnavailable(f"unicorn {module.__version__}: {disproof}", REMEDY) from disproof
     if proof.exit_flag_offset is None and proof.counter_offset is None:
         raise HypervisorUnavailable(f"unicorn {module.__version__} cannot be run safely: {proof.problem}", REMEDY)
     return proof
+
+
+@functools.cache
+def _warn(note: str) -> None:
+    warnings.warn(f"{note}; {REMEDY}", PluginWarning, stacklevel=3)
 
 
 def _note(proof: Proof, version: str, mode: Mode) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import struct
 
 from anyvisor_unicorn import layout, paging
-from anyvisor_unicorn.faults import GP, NP, TS, Fault
+from anyvisor_unicorn.faults import GP, NP, SS, TS, Fault
 from anyvisor_unicorn.processor import Processor
 
 INTERRUPT_GATE, TRAP_GATE = 0xE, 0xF
 FLAG_TF, FLAG_IF, FLAG_NT, FLAG_RF, FLAG_VM = 1 << 8, 1 << 9, 1 << 14, 1 << 16, 1 << 17
 RSP0_BYTES, IST1_BYTES = 4, 36
 """Where stacks stand in a 64-bit TSS."""
+RSP_MASK = (1 << 64) - 1
 IN_IDT, IN_LDT = 2, 4
 """Bits of an error code: the index is of the IDT, of the LDT."""
 
@@ -27,22 +28,32 @@ def enter(cpu: Processor, vector: int, error_code: int | None, *, software: bool
         raise Fault(NP, vector * 8 | IN_IDT | external)
     selector = low >> 16 & 0xFFFF
     flags, new_privilege = _code_segment(cpu, selector, external)
-    rsp = _stack(cpu, low >> 32 & 7, new_privilege) & ~15
+    rip = low & 0xFFFF | low >> 32 & 0xFFFF0000 | (high & 0xFFFFFFFF) << 32
+    if not paging.is_canonical(rip):
+        raise Fault(GP, external)
+    rsp = _stack(cpu, low >> 32 & 7, new_privilege, external) & ~15
     frame = struct.pack(
         "<5Q", cpu.u64[layout.RIP], cpu.selector(layout.CS), rflags, cpu.u64[layout.RSP], cpu.selector(layout.SS)
     )
     if error_code is not None:
         frame = struct.pack("<Q", error_code & 0xFFFFFFFF) + frame
-    paging.write(cpu, rsp - len(frame), frame)
-
-    cpu.u64[layout.RSP] = rsp - len(frame)
-    cpu.u64[layout.RIP] = low & 0xFFFF | low >> 32 & 0xFFFF0000 | (high & 0xFFFFFFFF) << 32
+    cpu.u64[layout.RSP] = _push(cpu, rsp, frame, external)
+    cpu.u64[layout.RIP] = rip
     if new_privilege != privilege:
         cpu.set_segment(layout.SS, new_privilege, 0, 0, 0)
     cpu.set_segment(layout.CS, selector & ~3 | new_privilege, 0, 0xFFFFFFFF, flags)
     enter_64_bit_code(cpu, new_privilege)
     cleared = FLAG_TF | FLAG_VM | FLAG_RF | FLAG_NT | (FLAG_IF if low >> 40 & 0xF == INTERRUPT_GATE else 0)
     cpu.u64[layout.RFLAGS] &= ~cleared
+
+
+def _push(cpu: Processor, rsp: int, frame: bytes, external: int) -> int:
+    """Put the frame below RSP, and return where it is; #SS when that is not canonical."""
+    start, top = rsp - len(frame) & RSP_MASK, rsp - 8 & RSP_MASK
+    if not (paging.is_canonical(start) and paging.is_canonical(top)):
+        raise Fault(SS, external)
+    paging.write(cpu, start, frame)
+    return start
 
 
 def enter_64_bit_code(cpu: Processor, privilege: int) -> None:
@@ -80,11 +91,11 @@ def _code_segment(cpu: Processor, selector: int, external: int) -> tuple[int, in
     return flags & 0x00F0FF00 | 0x000F0000, cpu.privilege if flags & layout.F_CONFORMING else privilege
 
 
-def _stack(cpu: Processor, ist: int, privilege: int) -> int:
+def _stack(cpu: Processor, ist: int, privilege: int, external: int) -> int:
     """Where the handler's stack begins: of the interrupt stack table, of the TSS, or where it is."""
     if not ist and privilege == cpu.privilege:
         return cpu.u64[layout.RSP]
     offset = IST1_BYTES + 8 * (ist - 1) if ist else RSP0_BYTES + 8 * privilege
     if offset + 7 > cpu.limit(layout.TR):
-        raise Fault(TS, cpu.selector(layout.TR) & ~3)
+        raise Fault(TS, cpu.selector(layout.TR) & ~3 | external)
     return paging.read_u64(cpu, cpu.base(layout.TR) + offset)

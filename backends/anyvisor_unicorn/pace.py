@@ -5,18 +5,19 @@ instructions, and not, as Unicorn does by itself, after every access to memory: 
 private flag makes it look in the right place (see `proof`). Where that flag is not to be had, the engine is never
 stopped: it is started for a counted number of instructions instead, which is slower, and exact.
 
-HLT cannot be told from a stop by what `start` returns. Of a free run it is certain when nobody stopped it, nor the run
-before: a stop that comes too late for one run ends the next before its first instruction. Of a counted run it is certain
-when the engine's own count says that there were instructions left.
+HLT cannot be told from a stop by what `start` returns. Of a free run the processor's own flag tells it (see
+`halt_flag`), of a counted one the engine's count, when it says that there were instructions left.
 """
 
 from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol
 
+from anyvisor_unicorn.bell import Bell
 from anyvisor_unicorn.engine import Engine
 
 AGAIN_SECONDS = 100e-6
@@ -34,8 +35,8 @@ class Pace(Protocol):
         """The engine is about to be started: how many instructions, 0 for no limit."""
         ...
 
-    def has_halted(self) -> bool | None:
-        """The engine came back: was it by HLT? None when that cannot be told."""
+    def has_halted(self) -> bool:
+        """The engine came back: was it by HLT?"""
         ...
 
     def answered(self) -> None:
@@ -64,47 +65,48 @@ class Pace(Protocol):
 
 
 class FreePace:
-    """Runs until it is stopped. A thread repeats each stop until it is answered."""
+    """Runs until it is stopped. A thread repeats each stop until it is answered.
 
-    def __init__(self, engine: Engine):
+    `halted` is the engine's flag for HLT. What is asked for on the runner's own thread while the engine calls a device
+    needs no repetition; a signal handler may do so at any other moment, but then the main thread's patience is short.
+    """
+
+    def __init__(self, engine: Engine, halted: ctypes.c_uint32):
         self._engine = engine
-        self._lock = threading.Lock()
-        self._stops = 0
-        self._stops_at_begin = 0
-        self._stops_at_last_begin = 0
+        self._halted = halted
+        self._lock = threading.RLock()
         self._asked = False
+        self._in_engine = False
         self._runner: int | None = None
         self._patience: float | None = None
-        self._wake = threading.Event()
+        self._bell = Bell()
         self._closed = False
         self._thread: threading.Thread | None = None
 
     def begin(self) -> int:
-        """No limit. A stop that is on its way has come by the time that this returns."""
-        with self._lock:
-            self._stops_at_last_begin = self._stops_at_begin
-            self._stops_at_begin = self._stops
+        """No limit."""
+        self._in_engine = True
         return 0
 
-    def has_halted(self) -> bool | None:
-        """Certain if nobody has stopped the engine since the last run but this began."""
-        return True if self._stops == self._stops_at_last_begin else None
+    def has_halted(self) -> bool:
+        """The processor's own flag says so."""
+        return bool(self._halted.value)
 
     def answered(self) -> None:
         """Take back the request."""
-        self._asked = False
+        self._asked = self._in_engine = False
 
     def ask(self) -> None:
         """Stop the engine, now if it is running, else as soon as it does."""
         self._asked = True
         self._stop()
-        if self._runner != threading.get_ident():
-            self._wake.set()
+        if not self._in_engine or self._runner != threading.get_ident():
+            self._bell.ring()
 
     def ask_later(self) -> None:
         """Stop the engine in a moment: it has something to do before it can be asked again."""
         self._asked = True
-        self._wake.set()
+        self._bell.ring()
 
     def instructions(self) -> int:
         """Nobody counts."""
@@ -113,13 +115,12 @@ class FreePace:
     def enter(self) -> None:
         """Start the thread, if there is none yet."""
         self._runner = threading.get_ident()
-        in_main = threading.current_thread() is threading.main_thread()
-        self._patience = SIGNAL_SECONDS if in_main else None
+        if threading.current_thread() is threading.main_thread():
+            self._patience = SIGNAL_SECONDS
+            self._bell.ring()
         if self._thread is None:
             self._thread = threading.Thread(target=self._life, name="stopper", daemon=True)
             self._thread.start()
-        elif in_main:
-            self._wake.set()
 
     def leave(self) -> None:
         """Whoever asks from now on asks the next run."""
@@ -130,24 +131,21 @@ class FreePace:
         """End the thread."""
         with self._lock:
             self._closed = True
-        self._wake.set()
+        self._bell.ring()
         if self._thread is not None:
             self._thread.join()
 
     def _stop(self) -> None:
         with self._lock:
             if not self._closed:
-                self._stops += 1
                 self._engine.stop()
 
     def _life(self) -> None:
         while not self._closed:
-            in_time = self._wake.wait(self._patience)
-            self._wake.clear()
-            if not in_time:
+            if not self._bell.wait(self._patience):
                 self._stop()
             while self._asked and self._runner is not None and not self._closed:
-                threading.Event().wait(AGAIN_SECONDS)
+                time.sleep(AGAIN_SECONDS)
                 if self._asked:
                     self._stop()
 
@@ -165,8 +163,8 @@ class CountedPace:
         self._count = self._limit(SLICE_INSTRUCTIONS)
         return self._count
 
-    def has_halted(self) -> bool | None:
-        """Certain: the engine has counted fewer instructions than it was to run."""
+    def has_halted(self) -> bool:
+        """The engine has counted fewer instructions than it was to run."""
         return self._counter.value <= self._count
 
     def answered(self) -> None:

@@ -13,7 +13,7 @@ from anyvisor_unicorn.processor import Processor
 
 PRESENT, WRITABLE, ACCESSED, DIRTY, LARGE = 1, 2, 1 << 5, 1 << 6, 1 << 7
 ADDRESS = 0x000F_FFFF_FFFF_F000
-PAGE_BYTES, PAGE_MASK = 0x1000, 0xFFF
+PAGE_BYTES, PAGE_MASK, LINEAR_MASK = 0x1000, 0xFFF, (1 << 64) - 1
 CR0_WP, CR0_PG = 1 << 16, 1 << 31
 CR4_PSE, CR4_PAE = 1 << 4, 1 << 5
 LONG_MODE, PAE = (39, 30, 21, 12), (30, 21, 12)
@@ -33,20 +33,25 @@ def read(cpu: Processor, linear: int, size_bytes: int) -> bytes:
     return bytes(_window(cpu, linear, size_bytes, write=False))
 
 
-def write(cpu: Processor, linear: int, data: bytes) -> None:
-    """Put bytes at a linear address; Fault, and nothing is written, when one cannot be."""
-    windows, done = [], 0
-    while done < len(data):
-        size_bytes = min(PAGE_BYTES - (linear + done & PAGE_MASK), len(data) - done)
-        windows.append(_window(cpu, linear + done, size_bytes, write=True))
-        done += size_bytes
-    for window in windows:
+def write(cpu: Processor, linear: int, data: bytes, word_bytes: int = 8) -> None:
+    """Put bytes at a linear address; Fault, and nothing is written, when one cannot be.
+
+    They are words that are pushed: from the top down, and it is a word's address that a page fault tells.
+    """
+    windows, end = [], linear + len(data)
+    while end > linear:
+        start = max(linear, end - 1 & ~PAGE_MASK)
+        windows.append(_window(cpu, start, end - start, write=True, touched=max(0, end - start - word_bytes)))
+        end = start
+    for window in reversed(windows):
         window[:], data = data[: len(window)], data[len(window) :]
 
 
-def _window(cpu: Processor, linear: int, size_bytes: int, *, write: bool) -> memoryview:
+def _window(cpu: Processor, linear: int, size_bytes: int, *, write: bool, touched: int = 0) -> memoryview:
+    """A window on bytes within one page; `touched` is the one among them that is accessed first."""
+    linear = linear + touched & LINEAR_MASK
     try:
-        return cpu.ram.window(translate(cpu, linear, write=write), size_bytes)
+        return cpu.ram.window(translate(cpu, linear, write=write) - touched, size_bytes)
     except LookupError:
         raise Fault(PF, WRITE_ERROR if write else 0, linear) from None
 
@@ -58,7 +63,7 @@ def translate(cpu: Processor, linear: int, *, write: bool) -> int:
     if not cpu.u64[layout.CR4] & CR4_PAE:
         return _translate_32_bit(cpu, linear & 0xFFFFFFFF, write=write)
     if cpu.u32[layout.HFLAGS] & layout.H_LMA:
-        if not _is_canonical(linear):
+        if not is_canonical(linear):
             raise Fault(GP)
         return _translate(cpu, linear, LONG_MODE, cpu.u64[layout.CR3] & ADDRESS, write=write)
     return _translate(cpu, linear & 0xFFFFFFFF, PAE, cpu.u64[layout.CR3] & 0xFFFFFFE0, write=write)
@@ -112,5 +117,6 @@ def _check_writable(cpu: Processor, linear: int, rights: int) -> None:
         raise Fault(PF, PRESENT | WRITE_ERROR, linear)
 
 
-def _is_canonical(linear: int) -> bool:
+def is_canonical(linear: int) -> bool:
+    """Whether a 64-bit address is one that four levels of tables can translate."""
     return linear >> 47 in (0, 0x1FFFF)

@@ -3,9 +3,9 @@
 Three things are asked of an engine, never assumed. Where the parts of the processor's state lie: values written by
 name must turn up where `layout` has them; no proof, no backend. Where the engine keeps its count of instructions: runs
 of known length must turn up there; without it there is no counted mode. And whether the private flag
-`no_exit_request`, set, makes `Engine.stop` exact: it is found by its neighbours, and then a guest that increments memory
-is stopped as often as can be, in the middle of accesses, too; a single increment too many and the engine is only run by
-count.
+`no_exit_request`, set, makes `Engine.stop` exact: it is found by its neighbours, and then a guest that increments
+memory is stopped as often as can be, in the middle of accesses, too; a single increment too many and the engine is only
+run by count.
 
 Nothing is written to the engine's own structure but that one byte.
 """
@@ -14,24 +14,19 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import mmap
 import struct
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import time
 
 import attrs
 from unicorn import x86_const as x86
 
-from anyvisor.memory import MIB
 from anyvisor.x86_64.msr_index import Msr
 from anyvisor_unicorn import layout
-from anyvisor_unicorn.engine import CONTEXT_HEADER_BYTES, Engine, registers
+from anyvisor_unicorn.engine import CONTEXT_HEADER_BYTES, STRUCTURE_BYTES, Engine, registers
+from anyvisor_unicorn.guests import CODE, DATA, MMIO, Disproof, guest
+from anyvisor_unicorn.halt_flag import HaltFlag, find_halt_flag
 
-STRUCTURE_BYTES = 0x2000
-"""How far the engine's own structure is searched."""
-RAM_BYTES = 4 * MIB
-CODE, TABLES, DATA, MMIO = 0x1000, 0x9000, 0x20000, 0x40000000
 UNMAPPED = 0xC00000
 INCREMENTS = 400_000
 GENERAL = registers(
@@ -47,16 +42,22 @@ INCREMENT_LOOP = bytes([0x48, 0x83, 0x03, 0x01,                            # aga
 STORES = bytes([0x88, 0x07,                                                # mov [rdi], al
                 0x48, 0x83, 0x03, 0x01,                                    # add qword [rbx], 1
                 0xF4])                                                     # hlt
+RDTSC_HLT = bytes([0x0F, 0x31, 0xF4])
 # fmt: on
 
 
 @attrs.frozen
 class Proof:
-    """What the self-test found. `exit_flag_offset` is None where stopping is not exact, `problem` then says why."""
+    """What the self-test found. `exit_flag_offset` is None where stopping is not exact, `problem` then says why.
+
+    `halt_flag` is then None, too. `tsc_khz` is how fast the guest's time stamp counter counts.
+    """
 
     counter_offset: int | None
     exit_flag_offset: int | None
+    halt_flag: HaltFlag | None = None
     problem: str = ""
+    tsc_khz: int = 0
 
     def prepare(self, engine: Engine, *, counted: bool) -> None:
         """Make a new engine one that can be stopped, unless it will only be run by count."""
@@ -64,25 +65,39 @@ class Proof:
             set_exit_flag(engine, self.exit_flag_offset)
 
 
-class Disproof(Exception):
-    """The engine is not what we know."""
-
-
 @functools.cache
 def prove() -> Proof:
     """Ask the engine; Disproof when its state does not lie where we know it. Takes some hundredths of a second."""
-    prove_layout()
+    with guest(RDTSC_HLT) as (engine, _):
+        began = _clocks(engine)
+        prove_layout()
+        proof = _prove_running()
+        ended = _clocks(engine)
+    nanoseconds, ticks = (end - begin for begin, end in zip(began, ended, strict=True))
+    return attrs.evolve(proof, tsc_khz=round(ticks * 1_000_000 / nanoseconds))
+
+
+def _prove_running() -> Proof:
+    """How the engine can be run: by count, freely, or both."""
     try:
         counter_offset = find_counter()
     except Disproof:
         counter_offset = None
     try:
-        with _guest(INCREMENT_LOOP) as (engine, _):
+        with guest(INCREMENT_LOOP) as (engine, _):
             exit_flag_offset = find_exit_flag(engine)
         prove_stops_are_exact(exit_flag_offset)
+        halt_flag = find_halt_flag(lambda engine: set_exit_flag(engine, exit_flag_offset))
     except Disproof as disproof:
-        return Proof(counter_offset, None, str(disproof))
-    return Proof(counter_offset, exit_flag_offset)
+        return Proof(counter_offset, None, problem=str(disproof))
+    return Proof(counter_offset, exit_flag_offset, halt_flag)
+
+
+def _clocks(engine: Engine) -> tuple[int, int]:
+    """The host's time in nanoseconds, and the guest's time stamp counter."""
+    engine.start(CODE)
+    low, high = (engine.read(each) & 0xFFFFFFFF for each in (x86.UC_X86_REG_RAX, x86.UC_X86_REG_RDX))
+    return time.monotonic_ns(), high << 32 | low
 
 
 # -- the layout of the state -------------------------------------------------------------------------------------------
@@ -90,7 +105,7 @@ def prove() -> Proof:
 
 def prove_layout() -> None:
     """Disproof unless everything in `layout` is where it should be."""
-    with _guest(STORE_UNMAPPED + LOAD_UNMAPPED) as (engine, _):
+    with guest(STORE_UNMAPPED + LOAD_UNMAPPED) as (engine, _):
         words = engine.state.cast("Q")
         halves = engine.state.cast("I")
         try:
@@ -181,7 +196,7 @@ def find_counter() -> int:
     """Where the engine counts; Disproof when not exactly one place holds the length of every run."""
     places: set[int] | None = None
     for length, count in ((101, 777), (37, 1000), (211, 5000)):
-        with _guest(bytes([0x90] * (length - 1) + [0xF4])) as (engine, _):
+        with guest(bytes([0x90] * (length - 1) + [0xF4])) as (engine, _):
             engine.start(CODE, count)
             found = {
                 i
@@ -223,7 +238,7 @@ def set_exit_flag(engine: Engine, offset: int) -> None:
 def prove_stops_are_exact(exit_flag_offset: int) -> None:
     """Disproof when a guest that is stopped has done an access twice."""
     _prove_stop_in_an_access(exit_flag_offset)
-    with _guest(INCREMENT_LOOP) as (engine, ram):
+    with guest(INCREMENT_LOOP) as (engine, ram):
         set_exit_flag(engine, exit_flag_offset)
         engine.write(x86.UC_X86_REG_RBX, DATA)
         engine.write(x86.UC_X86_REG_RCX, INCREMENTS)
@@ -235,7 +250,7 @@ def prove_stops_are_exact(exit_flag_offset: int) -> None:
 
 def _prove_stop_in_an_access(exit_flag_offset: int) -> None:
     """A store to a device that stops the engine must be done once, and so must the increment that follows."""
-    with _guest(STORES) as (engine, ram):
+    with guest(STORES) as (engine, ram):
         set_exit_flag(engine, exit_flag_offset)
         stores: list[int] = []
 
@@ -279,21 +294,3 @@ def _run_stopping(engine: Engine) -> int:
         over.set()
         thread.join()
     return stops
-
-
-@contextmanager
-def _guest(code: bytes) -> Iterator[tuple[Engine, mmap.mmap]]:
-    """An engine in 64-bit mode, with `code` at CODE, and its RAM."""
-    with mmap.mmap(-1, RAM_BYTES) as ram:
-        for level, entry in ((0, TABLES + 0x1007), (0x1000, TABLES + 0x2007), (0x2000, 0x87)):
-            struct.pack_into("<Q", ram, TABLES + level, entry)
-        struct.pack_into("<Q", ram, TABLES + 0x1000 + 8, MMIO | 0x87)  # the second GiB, as one page
-        ram[CODE : CODE + len(code)] = code
-        base = ctypes.c_char.from_buffer(ram)
-        with closing(Engine()) as engine:
-            engine.map_ram(0, RAM_BYTES, ctypes.addressof(base))
-            engine.write(x86.UC_X86_REG_CR3, TABLES)
-            engine.write(x86.UC_X86_REG_CR4, 0x20)
-            engine.write(x86.UC_X86_REG_CR0, 0x80050033)
-            yield engine, ram
-        del base

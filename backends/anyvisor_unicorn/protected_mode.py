@@ -188,9 +188,9 @@ def _push(
         if not _within(stack, offset & mask, word_bytes, mask):
             raise Fault(SS, selector | external)
     until_end = mask + 1 - start
-    paging.write(cpu, stack.base + start, frame[:until_end])
+    paging.write(cpu, stack.base + start, frame[:until_end], word_bytes)
     if until_end < len(frame):
-        paging.write(cpu, stack.base, frame[until_end:])
+        paging.write(cpu, stack.base, frame[until_end:], word_bytes)
     return esp & ~mask | start
 
 

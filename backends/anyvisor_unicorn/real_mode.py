@@ -15,7 +15,7 @@ ENTRY_BYTES = 4
 """Of the interrupt vector table: an offset, and what CS is loaded with."""
 FLAG_TF, FLAG_IF, FLAG_RF, FLAG_AC = 1 << 8, 1 << 9, 1 << 16, 1 << 18
 CLEARED = FLAG_TF | FLAG_IF | FLAG_RF | FLAG_AC
-SP_MASK = 0xFFFF
+SP_MASK, WORD_BYTES = 0xFFFF, 2
 
 
 def enter(cpu: Processor, vector: int, error_code: int | None, *, software: bool, rflags: int) -> None:  # noqa: ARG001
@@ -42,7 +42,7 @@ def _push(cpu: Processor, frame: bytes) -> None:
     until_end = SP_MASK + 1 - start
     if until_end < len(frame) and until_end % 2:
         raise Fault(SS)
-    paging.write(cpu, base + start, frame[:until_end])
+    paging.write(cpu, base + start, frame[:until_end], WORD_BYTES)
     if until_end < len(frame):
-        paging.write(cpu, base, frame[until_end:])
+        paging.write(cpu, base, frame[until_end:], WORD_BYTES)
     cpu.u64[layout.RSP] = rsp & ~SP_MASK | start

@@ -55,8 +55,9 @@ def put_regs(cpu: Processor, regs: Regs) -> None:
 def get_sregs(cpu: Processor) -> Sregs:
     """Segments, tables and control registers."""
     cpu.engine.save()
+    segments: dict[str, Any] = {name: _segment(cpu, number) for name, number in SEGMENTS.items()}
     return Sregs(
-        **{name: _segment(cpu, number) for name, number in SEGMENTS.items()},
+        **segments,
         gdt=DescriptorTable(cpu.base(layout.GDT), cpu.limit(layout.GDT)),
         idt=DescriptorTable(cpu.base(layout.IDT), cpu.limit(layout.IDT)),
         cr0=cpu.u64[layout.CR0],

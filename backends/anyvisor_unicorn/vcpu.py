@@ -4,9 +4,8 @@ Some facts about the loop. The engine runs until HLT, a stop or a count, whichev
 accesses, exceptions, SYSCALL and CPUID are answered in hooks meanwhile. External interrupts are delivered between two
 runs only. So a device that raises a line, or a kick, asks the pace for the engine to come back.
 
-HLT with interrupts off is the end of a vCPU that has no NMIs, and must not be mistaken. Where it cannot be told from a
-stop, the engine is simply started again: a real halt comes back at once, to the same place, or at the latest when
-nobody stops it.
+HLT with interrupts off is the end of a vCPU that has no NMIs. With interrupts on it is a wait, and a state of the
+vCPU's: a kick during it ends `run`, and the next one goes on waiting.
 """
 
 from __future__ import annotations
@@ -18,28 +17,26 @@ from typing import TypeVar
 from unicorn import x86_const as x86
 
 from anyvisor.bus import Bus
+from anyvisor.codec import name_of
 from anyvisor.errors import HypervisorError, Unsupported
 from anyvisor.exits import Exit, Halted, InternalError, Kicked, Shutdown
 from anyvisor.interrupts import InterruptSource
 from anyvisor.states import VcpuState
 from anyvisor.x86_64.cpuid import Cpuid
-from anyvisor_unicorn import delivery, layout, paging
+from anyvisor.x86_64.state import Activity, MpState
+from anyvisor_unicorn import delivery, layout
+from anyvisor_unicorn.bell import Bell
 from anyvisor_unicorn.counted_clock import CountedClock
+from anyvisor_unicorn.cpuid_hook import CpuidHook
 from anyvisor_unicorn.engine import Engine, error_text
-from anyvisor_unicorn.faults import Fault, TripleFault
+from anyvisor_unicorn.faults import TripleFault
 from anyvisor_unicorn.long_mode import FLAG_IF
 from anyvisor_unicorn.pace import FreePace, Pace
 from anyvisor_unicorn.processor import Processor
-from anyvisor_unicorn.states import VCPU_STATES
+from anyvisor_unicorn.signals import unraisable_kept
+from anyvisor_unicorn.states import VCPU_STATES, Accessors
 
 S = TypeVar("S", bound=VcpuState)
-
-CPUID_REGISTERS = (x86.UC_X86_REG_RAX, x86.UC_X86_REG_RBX, x86.UC_X86_REG_RCX, x86.UC_X86_REG_RDX)
-OSXSAVE = 1 << 27
-"""Bit of CPUID leaf 1, ECX: what CR4 says of XSAVE."""
-CR4_OSXSAVE = 1 << 18
-HALTS_IN_A_ROW = 5
-HLT = 0xF4
 
 
 class UnicornVcpu:
@@ -52,13 +49,13 @@ class UnicornVcpu:
         self._pace = pace
         self._counted = counted
         self._source: InterruptSource | None = None
-        self._cpuid: Cpuid | None = None
-        self._answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}
+        self._cpuid = CpuidHook(engine)
         self._lock = threading.Lock()
         self._running = False
         self._closed = False
         self._kicked = False
-        self._news = threading.Event()
+        self._halted = False
+        self._news = Bell()
         self._failure: BaseException | None = None
         self._shutdown = False
         self._bus = Bus()
@@ -72,7 +69,9 @@ class UnicornVcpu:
         """A part of the vCPU's state; Unsupported for a type that the engine has not."""
         self._check()
         if kind is Cpuid:
-            return self._cpuid or Cpuid()  # type: ignore[return-value]
+            return self._cpuid.table  # type: ignore[return-value]
+        if kind is MpState:
+            return MpState(Activity.HALTED if self._halted else Activity.RUNNABLE)  # type: ignore[return-value]
         state: S = self._accessors(kind)[0](self._cpu)
         return state
 
@@ -80,15 +79,23 @@ class UnicornVcpu:
         """Set a part of the vCPU's state; HypervisorError when the engine refuses it."""
         self._check()
         if isinstance(state, Cpuid):
-            self._cpuid = state
-            self._answers.clear()
+            self._cpuid.table = state
+        elif isinstance(state, MpState):
+            self._put_activity(state.activity)
         else:
             self._accessors(type(state))[1](self._cpu, state)
 
+    def _put_activity(self, activity: Activity) -> None:
+        if activity not in (Activity.RUNNABLE, Activity.HALTED):
+            text = f"vCPU {self.index} is the only one: it cannot be {activity.name.lower()}"
+            raise HypervisorError("MpState", errno.EINVAL, text)
+        self._halted = activity is Activity.HALTED
+
     @staticmethod
-    def _accessors(kind: type[VcpuState]):  # type: ignore[no-untyped-def]
+    def _accessors(kind: type[VcpuState]) -> Accessors:
         if kind not in VCPU_STATES:
-            known = ", ".join(each.__name__ for each in (Cpuid, *VCPU_STATES))
+            kinds: tuple[type[VcpuState], ...] = (Cpuid, MpState, *VCPU_STATES)
+            known = ", ".join(name_of(each) for each in kinds)
             raise Unsupported(f"the unicorn backend has no {kind.__name__}; it knows {known}")
         return VCPU_STATES[kind]
 
@@ -103,10 +110,12 @@ class UnicornVcpu:
         with self._lock:
             self._check()
             self._running = True
-        self._bus = bus
-        self._pace.enter()
         try:
-            return self._loop()
+            self._bus = bus
+            self._engine.forget_code()
+            self._pace.enter()
+            with unraisable_kept(self._engine, self._fail):
+                return self._loop()
         finally:
             self._pace.leave()
             with self._lock:
@@ -120,43 +129,49 @@ class UnicornVcpu:
 
     def _loop(self) -> Exit:
         engine, pace, words, exits = self._engine, self._pace, self._cpu.u64, self.exits
-        same_place = 0
         engine.save()
         while True:
             pace.answered()
             if self._kicked:
                 self._kicked = False
                 return Kicked()
-            self._take_interrupt()
-            rip = words[layout.RIP]
-            exits["run"] += 1
-            error = engine.start(rip, pace.begin())
-            if self._counted is not None:
-                self._counted.advance(pace.instructions())
-            engine.save()
-            if self._failure is not None:
-                failure, self._failure = self._failure, None
-                raise failure
-            if self._shutdown:
-                self._shutdown = False
-                return Shutdown()
-            if error:
-                return InternalError(error, (words[layout.RIP],), error_text(error))
-            halted = pace.has_halted()
-            same_place = same_place + 1 if halted is None and self._may_have_halted(rip) else 0
-            if (halted or same_place >= HALTS_IN_A_ROW) and not self._wait():
+            if self._halted and not self._can_wake():
+                self._halted = False
                 return Halted()
+            try:
+                self._take_interrupt()
+            except TripleFault:
+                return Shutdown()
+            if self._halted:
+                self._wait()
+                continue
+            exits["run"] += 1
+            error = engine.start(words[layout.RIP], pace.begin())
+            engine.save()
+            if found := self._came_back(error):
+                return found
 
-    def _may_have_halted(self, rip_before: int) -> bool:
-        """Behind a HLT with interrupts off, where the last run ended, too."""
-        cpu = self._cpu
-        rip = cpu.u64[layout.RIP]
-        if rip != rip_before or cpu.u64[layout.RFLAGS] & FLAG_IF:
-            return False
-        try:
-            return paging.read(cpu, cpu.base(layout.CS) + rip - 1, 1)[0] == HLT
-        except Fault:
-            return False
+    def _came_back(self, error: int) -> Exit | None:
+        """What it means that the engine has come back; None when the guest goes on.
+
+        A stop is looked at where a block of instructions begins, so after a failure, too, it may have come to a HLT.
+        """
+        self._halted = not self._shutdown and self._pace.has_halted()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        if self._shutdown:
+            self._shutdown = False
+            return Shutdown()
+        if error:
+            return InternalError(error, (self._cpu.u64[layout.RIP],), error_text(error))
+        if self._counted is not None:
+            self._counted.advance(self._pace.instructions())
+        return None
+
+    def _can_wake(self) -> bool:
+        """Whether an interrupt would end a HLT."""
+        return self._source is not None and bool(self._cpu.u64[layout.RFLAGS] & FLAG_IF)
 
     def _take_interrupt(self) -> None:
         """Deliver what the source has, or have the engine come back when it may be possible."""
@@ -164,27 +179,19 @@ class UnicornVcpu:
         if source is None or not source.pending:
             return
         cpu = self._cpu
-        if cpu.u64[layout.RFLAGS] & FLAG_IF and not cpu.u32[layout.HFLAGS] & layout.H_INHIBIT_IRQ:
+        in_shadow = cpu.u32[layout.HFLAGS] & layout.H_INHIBIT_IRQ and not self._halted
+        if cpu.u64[layout.RFLAGS] & FLAG_IF:
+            vector = source.acknowledge()
             self.exits["interrupt"] += 1
-            try:
-                delivery.deliver_interrupt(cpu, source.acknowledge())
-            except TripleFault:
-                self._shutdown = True
-                self._engine.stop()
+            self._halted = False
+            delivery.deliver_interrupt(cpu, vector)
         if source.pending and isinstance(self._pace, FreePace):
             self._pace.ask_later()
 
-    def _wait(self) -> bool:
-        """The guest has halted: wait for an interrupt or a kick. False when nothing can wake it."""
-        source = self._source
-        if source is None or not self._cpu.u64[layout.RFLAGS] & FLAG_IF:
-            return False
-        while not source.pending and not self._kicked:
-            if self._counted is not None and self._counted.skip():
-                continue
+    def _wait(self) -> None:
+        """The guest has halted: wait until there is something to look at."""
+        if self._counted is None or not self._counted.skip():
             self._news.wait()
-            self._news.clear()
-        return True
 
     # -- from other threads --------------------------------------------------------------------------------------------
 
@@ -194,13 +201,13 @@ class UnicornVcpu:
 
     def notify_interrupt(self) -> None:
         """Look at the source soon; from any thread, and from a device that is being called."""
-        self._news.set()
+        self._news.ring()
         self._pace.ask()
 
     def kick(self) -> None:
         """Make `run` come back soon with `Kicked`; see `Vcpu.kick`."""
         self._kicked = True
-        self._news.set()
+        self._news.ring()
         self._pace.ask()
 
     def close(self) -> None:
@@ -296,19 +303,8 @@ class UnicornVcpu:
             self._fail(error)
 
     def _answer_cpuid(self, _: int, __: int) -> int:
-        if self._cpuid is None:
-            return 0
         self.exits["cpuid"] += 1
-        engine = self._engine
-        leaf, subleaf = (engine.read(register) & 0xFFFFFFFF for register in (CPUID_REGISTERS[0], CPUID_REGISTERS[2]))
-        answer = self._answers.get((leaf, subleaf))
-        if answer is None:
-            answer = self._answers[leaf, subleaf] = self._cpuid[leaf, subleaf].registers
-        for register, value in zip(CPUID_REGISTERS, answer, strict=True):
-            engine.write(register, value)
-        if leaf == 1 and engine.read(x86.UC_X86_REG_CR4) & CR4_OSXSAVE:
-            engine.write(CPUID_REGISTERS[2], answer[2] | OSXSAVE)
-        return 1
+        return self._cpuid.answer()
 
     def _read_tsc(self, _: int, __: int) -> int:
         """Deterministic: a TSC of 1 GHz that shows the counted time."""

@@ -71,7 +71,8 @@ class UnicornVm:
 
     def _pace(self, engine: Engine) -> Pace:
         if not self._counts:
-            return FreePace(engine)
+            assert self._proof.halt_flag is not None
+            return FreePace(engine, self._proof.halt_flag.of(engine))
         assert self._proof.counter_offset is not None
         if self._counted is None:
             return CountedPace(engine, self._proof.counter_offset)

@@ -1,0 +1,78 @@
+"""QEMU's processor running the guests of `event_guests`, from their image in RAM to the HLT or the triple fault.
+
+Its RAM is a file that both sides see. Its firmware is a jump to BOOT at the reset vector.
+"""
+
+import json
+import shutil
+import struct
+import subprocess
+import time
+
+import pytest
+from event_guests import BOOT, RAM_BYTES, Outcome, log
+
+from anyvisor.exits import Halted, Shutdown
+
+QEMU = "qemu-system-x86_64"
+MACHINE_BYTES, FIRMWARE_BYTES = 1 << 20, 1 << 16
+PATIENCE_SECONDS = 30
+
+
+def need_qemu():
+    if not shutil.which(QEMU):
+        pytest.skip("install QEMU (Debian: qemu-system-x86) to have it judge")
+
+
+def firmware() -> bytes:
+    """JMP FAR 0:BOOT at the reset vector."""
+    return bytes(FIRMWARE_BYTES - 16) + (b"\xea" + struct.pack("<HH", BOOT, 0)).ljust(16, b"\xf4")
+
+
+def run_on_qemu(guest, folder) -> Outcome:
+    """What becomes of a guest on QEMU; `folder` is for its RAM and firmware."""
+    ram, bios = folder / "ram", folder / "firmware"
+    ram.write_bytes(guest.image().ljust(MACHINE_BYTES, b"\0"))
+    bios.write_bytes(firmware())
+    memory = f"memory-backend-file,id=ram,mem-path={ram},share=on,size={MACHINE_BYTES}"
+    machine = ["-object", memory, "-M", "isapc,memory-backend=ram", "-m", "1M", "-accel", "tcg", "-cpu", "max"]
+    silent = ["-nodefaults", "-display", "none", "-no-reboot", "-bios", bios, "-qmp", "stdio"]
+    process = subprocess.Popen([QEMU, *machine, *silent], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        left = _wait(process)
+    finally:
+        process.kill()
+        process.communicate()
+    image = ram.read_bytes()[:RAM_BYTES]
+    return Outcome(left, image, tuple(log(image, guest.mode)))
+
+
+def _wait(process):
+    """Until it halts, or ends because of a reset; its processor waits for no interrupt when IF is off."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    if _ask(process, "qmp_capabilities") is None:
+        raise AssertionError(f"QEMU did not start: {process.wait()}")
+    while time.monotonic() < until:
+        registers = _ask(process, "human-monitor-command", **{"command-line": "info registers"})
+        if registers is None:
+            assert process.wait() == 0
+            return Shutdown()
+        if "HLT=1" in registers:
+            return Halted()
+        time.sleep(0.01)
+    raise AssertionError(f"the guest did not come to its end:\n{registers}")
+
+
+def _ask(process, command, **arguments):
+    """QEMU's answer, or None when it has ended."""
+    try:
+        json.dump({"execute": command, "arguments": arguments}, process.stdin)
+        process.stdin.flush()
+    except BrokenPipeError:
+        return None
+    for line in process.stdout:
+        answer = json.loads(line)
+        assert "error" not in answer, answer
+        if "return" in answer:
+            return answer["return"]
+    return None
