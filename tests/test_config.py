@@ -59,6 +59,15 @@ def test_toml_is_read_with_paths_relative_to_it(tmp_path):
     assert (config.memory, config.vcpus, config.topology) == (1 << 30, 4, Topology(2, 2, 1))
 
 
+def test_what_is_left_to_the_backend_is_neither_yes_nor_no(tmp_path):
+    assert (MachineConfig().unpack, MachineConfig().deterministic) == (None, False)
+    file = tmp_path / "vm.toml"
+    for text, unpack, deterministic in [("", None, False), ("unpack = false\ndeterministic = true", False, True)]:
+        file.write_text(text)
+        config = MachineConfig.from_toml(file)
+        assert (config.unpack, config.deterministic) == (unpack, deterministic)
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -68,6 +77,7 @@ def test_toml_is_read_with_paths_relative_to_it(tmp_path):
         ("[topology]\ncores = 1.5", ["topology", "cores"]),
         ("kernel = 7", ["kernel"]),
         ("unpack = 1", ["unpack"]),
+        ("deterministic = 'yes'", ["deterministic", "true or false"]),
         ("memory = '3 bushels'", ["memory", "bushels"]),
         ("vcpus =", ["not TOML"]),
         ("a=" + "[" * 20_000, ["not TOML"]),

@@ -18,13 +18,15 @@ from collections.abc import Callable
 from typing import Protocol
 
 NANOSECONDS = 10**9
+ROOM = 32
+"""So many timers may be left behind before they are cleared away."""
 
 
 class Timer(Protocol):
     """Something that is to be called at one moment; made by `Clock.timer`."""
 
     def set(self, deadline: int) -> None:
-        """Be called once when the clock shows `deadline` (nanoseconds), soon if that is past; replaces an earlier set."""
+        """Be called once, at `deadline` (nanoseconds) or soon if that is past; this replaces what was set before."""
         ...
 
     def clear(self) -> None:
@@ -57,17 +59,26 @@ class Clock(Protocol):
 
 
 class Deadlines:
-    """Timers in the order of their deadlines. Not locked: its owner is."""
+    """Timers in the order of their deadlines. Not locked: its owner is.
+
+    What was set and then replaced or cleared stays behind until it is due, or until there is too much of it: a guest
+    that sets a far timer again and again must not fill the host's memory.
+    """
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Alarm]] = []
         self._count = itertools.count()
+        self._room = ROOM
 
     def add(self, alarm: Alarm) -> None:
         """Remember an alarm at its deadline; what was remembered of it before counts no more."""
         assert alarm.deadline is not None
         alarm.ticket = next(self._count)
         heapq.heappush(self._heap, (alarm.deadline, alarm.ticket, alarm))
+        if len(self._heap) > self._room:
+            self._heap = [each for each in self._heap if self._holds(*each)]
+            heapq.heapify(self._heap)
+            self._room = 2 * len(self._heap) + ROOM
 
     def next(self) -> int | None:
         """The first deadline; None when there is none."""

@@ -136,6 +136,11 @@ def test_no_permission_on_dev_kvm(kvm, kernel):
         "--ambient-caps=+dac_read_search",
     ]
     command = [*unprivileged, sys.executable, "-m", "anyvisor", "boot", str(kernel)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([*command, "--backend", "kvm"], capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout) == (3, "")
     assert "/dev/kvm: Permission denied; join the group" in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["hello", "from", "the", "guest"])
+    assert done.stderr.splitlines()[0] == (
+        "anyvisor: backend unicorn, an emulated processor; kvm: KVM cannot be opened: /dev/kvm: Permission denied"
+    )

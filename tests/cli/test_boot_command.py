@@ -187,7 +187,7 @@ def test_options_override_the_file(run, kernel, tmp_path):
     assert "vCPUs: 3" in shown.stdout
 
 
-KVM_GUESTS = {
+REAL_GUESTS = {
     "resets": (HELLO, b"", 0, "hello from the guest\r\n"),
     "echoes": (ECHO, b"abcq", 0, "abcq"),
     "spins": (SPIN, b"", 4, ""),
@@ -196,11 +196,20 @@ KVM_GUESTS = {
 
 
 @pytest.mark.kvm
-@pytest.mark.parametrize("guest", KVM_GUESTS)
+@pytest.mark.parametrize("guest", REAL_GUESTS)
 def test_a_real_guest_on_kvm(kvm, run, tmp_path, guest):
-    code, typed, exit_code, shown = KVM_GUESTS[guest]
-    path = tmp_path / "guest"
+    run_real_guest(run, tmp_path / "guest", guest, kvm)
+
+
+@pytest.mark.parametrize("more", [[], ["--deterministic"]], ids=["fast", "deterministic"])
+@pytest.mark.parametrize("guest", REAL_GUESTS)
+def test_a_real_guest_on_an_emulated_processor(run, tmp_path, guest, more):
+    run_real_guest(run, tmp_path / "guest", guest, "unicorn", *more)
+
+
+def run_real_guest(run, path, guest, backend, *more):
+    code, typed, exit_code, shown = REAL_GUESTS[guest]
     path.write_bytes(elf(code))
     limit = ["--timeout", "2"] if guest == "spins" else ["--timeout", "30"]
-    done = run("boot", path, "--backend", kvm, "--memory", "16M", *limit, stdin=typed)
+    done = run("boot", path, "--backend", backend, "--memory", "16M", *limit, *more, stdin=typed)
     assert (done.returncode, done.stdout) == (exit_code, shown), done.stderr

@@ -2,12 +2,16 @@
 every end.
 """
 
+import os
 import signal
 import sys
 import time
 
 import pytest
 from terminals import Terminal
+
+from guests import debian
+from guests.availability import available
 
 
 @pytest.fixture
@@ -108,4 +112,30 @@ def test_a_terminal_that_is_not_read_does_not_keep_the_machine_from_ending(termi
     with (tmp_path / "stderr").open("wb") as messages:
         before = boot("flood", "--timeout", "2", stderr=messages)
         assert terminal.process.wait(20) == 4
+    assert terminal.modes == before
+
+
+@pytest.mark.guest
+def test_the_first_command_of_all_ends_at_a_shell_and_its_end_gives_the_terminal_back(terminal, tmp_path):
+    """`anyvisor boot`, with what it fetches already there, on whatever backend this machine has."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "linux-image-cloud-amd64").symlink_to(available(debian.cloud_kernel).vmlinuz.parent.parent)
+    (tmp_path / "sitecustomize.py").write_text("import platform\nplatform.release = lambda: '0-of-this-test'\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    before = terminal.modes
+    command = [sys.executable, "-m", "anyvisor", "boot", "--memory", "256M"]
+    terminal.start(command, env={**os.environ, "PYTHONPATH": path, "ANYVISOR_CACHE": str(cache)})
+    terminal.wait_for(b"guest# ", 50)
+    assert terminal.is_raw
+    terminal.type(b"echo $((6 * 7)) | tr 4 5; tty\n")
+    terminal.wait_for(b"\r\n52\r\n/dev/ttyS0\r\n")
+    terminal.type(b"sleep 1000\n")
+    time.sleep(1)
+    terminal.type(b"\x03")
+    terminal.type(b"echo status $?\n")
+    terminal.wait_for(b"status 130\r\n")
+    terminal.type(b"exit\n")
+    assert terminal.wait() == 0
+    assert b"machine ended: reset" in terminal.shown
     assert terminal.modes == before

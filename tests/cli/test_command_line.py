@@ -43,7 +43,7 @@ def test_no_command_shows_the_help_and_is_a_mistake(run):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("bot",), ("boot", "--nope"), ("boot", "k", "--cpus", "many"), ("boot", "a", "b"), ("boot",)],
+    [("bot",), ("boot", "--nope"), ("boot", "k", "--cpus", "many"), ("boot", "a", "b"), ("plan",)],
 )
 def test_a_mistake_in_the_command_is_one_line_that_leads_to_the_help(run, arguments):
     done = run(*arguments)

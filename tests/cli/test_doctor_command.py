@@ -54,6 +54,16 @@ def test_a_guest_runs_on_kvm(kvm, run):
     assert done.returncode == 0
 
 
+def test_the_emulated_processor_runs_a_guest_and_says_how_it_runs(run):
+    report = json.loads(run("doctor", "--json", script="halt").stdout)
+    unicorn = next(each for each in report["backends"] if each["name"] == "unicorn")
+    assert unicorn["self_test"] == "ok"
+    assert "full-system" in unicorn["facts"]["capabilities"] and unicorn["facts"]["max_vcpus"] == 1
+    (note,) = unicorn["facts"]["notes"]
+    assert f"works: a guest ran; {note}" in run("doctor", script="halt").stdout
+    assert f"note: {note}\n" in run("backends").stdout
+
+
 def test_missing_packages_are_told_with_how_to_get_them(run, environment, tmp_path):
     """Hide rich behind a finder that knows it not."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -66,12 +76,13 @@ def test_missing_packages_are_told_with_how_to_get_them(run, environment, tmp_pa
     )
     environment["PYTHONPATH"] = f"{tmp_path}:{environment['PYTHONPATH']}"
     done = run("doctor", script="halt")
-    assert "rich  missing, for prettier tables: pip install 'anyvisor[rich]'" in done.stdout
+    assert "rich     missing, for prettier tables: pip install 'anyvisor[rich]'" in done.stdout
+    assert "unicorn  present, for an emulated processor" in done.stdout
 
 
 def test_backends_are_listed_with_what_they_can_do(run):
     listed = json.loads(run("backends", "--json").stdout)
-    assert {each["name"] for each in listed} == {"kvm", "scripted"}
+    assert {each["name"] for each in listed} == {"kvm", "unicorn", "scripted"}
     scripted = next(each for each in listed if each["name"] == "scripted")
     assert scripted["plugin"] == "scripted" and scripted["facts"]["max_vcpus"] == 8
     shown = run("backends").stdout

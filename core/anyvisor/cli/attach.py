@@ -47,8 +47,8 @@ class Attachment:
         self._end = end
         self._stack = ExitStack()
         self._patience = PATIENCE_SECONDS
-        self._input = _descriptor(sys.stdin)
-        self._output = _descriptor(sys.stdout)
+        self._input = descriptor(sys.stdin)
+        self._output = descriptor(sys.stdout)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -136,7 +136,7 @@ def say(message: str) -> None:
         click.echo(f"anyvisor: {message}", err=True)
 
 
-def _descriptor(stream: IO[Any] | None) -> int:
+def descriptor(stream: IO[Any] | None) -> int:
     """The stream's descriptor; -1 for one that is closed or has none."""
     try:
         return -1 if stream is None else stream.fileno()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from anyvisor.cli.attach import Attachment, say
+from anyvisor.cli.attach import Attachment, descriptor, say
 from anyvisor.cli.failure import BY_SIGNAL, TIMEOUT, Ended, signals_end_it
 from anyvisor.cli.options import MachineOptions, machine_options
 
 if TYPE_CHECKING:
+    from anyvisor.config import MachineConfig
     from anyvisor.machine import Machine
 
 ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
@@ -37,25 +39,39 @@ class Seconds(click.FloatRange):
 @click.command()
 @machine_options
 @click.option(
-    "--backend", default="auto", metavar="NAME", help="The hypervisor; auto takes the first that can be used."
+    "--backend", default="auto", metavar="NAME", help="The hypervisor; auto takes the best that can be used here."
 )
 @click.option("--timeout", type=Seconds(min=0, min_open=True), metavar="SECONDS", help="End the machine then.")
 def boot(backend: str, timeout: float | None, **options: Any) -> None:
     """Boot KERNEL, a bzImage or an ELF vmlinux, with its console on this terminal.
+
+    Without a KERNEL it is this host's own, or its distribution's, fetched once; without an --initrd as well, it ends at
+    a shell.
 
     The command ends when the machine does. On a terminal, Ctrl-A x ends the machine and Ctrl-A h shows the
     other keys; input that comes from elsewhere is typed until it ends, and then the guest goes on.
     """
     from anyvisor.assemble import assemble
     from anyvisor.backends import open_hypervisor
-    from anyvisor.launch import launch
+    from anyvisor.launch import launch_as
+    from anyvisor.stock import STOCK_COMMAND_LINE
 
-    config = MachineOptions(**options).to_config()
-    with signals_end_it(*ENDING_SIGNALS), open_hypervisor(backend) as hypervisor:
+    config = MachineOptions(**options).to_config(without_kernel=STOCK_COMMAND_LINE)
+    with signals_end_it(*ENDING_SIGNALS), open_hypervisor(backend, config=config, tell=say) as hypervisor:
+        config = config if config.kernel else _with_stock_kernel(config)
         plan = assemble(config, hypervisor.facts)
-        shared = config.shared_memory
-        with launch(plan, hypervisor, overcommit=config.overcommit, shared_memory=shared) as machine:
+        with launch_as(config, plan, hypervisor) as machine:
             _run(machine, timeout)
+
+
+def _with_stock_kernel(config: MachineConfig) -> MachineConfig:
+    """The configuration with a kernel to boot, and, where it has no initrd, with a shell to end at."""
+    from anyvisor.debian import Packages
+    from anyvisor.stock import stock_initramfs, stock_kernel
+
+    with Packages(tell=say, progress=descriptor(sys.stderr)) as packages:
+        kernel = stock_kernel(packages)
+        return config.replace(kernel=kernel, initrd=config.initrd or stock_initramfs(packages))
 
 
 def _run(machine: Machine, timeout: float | None) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from anyvisor.plugins import PluginProblem
 
 OPTIONAL = {
+    "unicorn": ("unicorn", "an emulated processor where there is no other (its core is GPLv2)", "anyvisor[unicorn]"),
     "rich": ("rich", "prettier tables", "anyvisor[rich]"),
     "lz4": ("lz4", "unpacking lz4 kernels", "anyvisor[lz4]"),
     "zstd": (

@@ -16,6 +16,9 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 _FILE = click.Path(path_type=Path, readable=False)  # who opens it says what is wrong with it
 _COUNT = click.IntRange(min=1)
+_PLAIN = ("kernel", "initrd", "memory", "unpack", "overcommit", "deterministic")
+"""What goes into the configuration as it was said."""
+NO_KERNEL = "there is no kernel: name a KERNEL, or a --config that does"
 
 
 @attrs.frozen
@@ -34,27 +37,27 @@ class MachineOptions:
     threads: int | None
     unpack: bool | None
     overcommit: bool | None
+    deterministic: bool | None
 
-    def to_config(self) -> MachineConfig:
+    def to_config(self, *, without_kernel: str = "") -> MachineConfig:
         """The machine's configuration: the file's values, or the defaults, and the command line's over them.
 
-        ConfigError when they are wrong or do not go together, UsageError when there is no kernel in them.
+        ConfigError when they are wrong or do not go together, UsageError when there is no kernel in them, unless
+        `without_kernel` is the default command line of a machine whose kernel will be found later.
         """
-        from anyvisor.config import MachineConfig
+        from anyvisor.config import DEFAULT_COMMAND_LINE, MachineConfig
 
         base = MachineConfig.from_toml(self.config) if self.config else MachineConfig()
-        said = {name: getattr(self, name) for name in ("kernel", "initrd", "memory", "unpack", "overcommit")}
-        changes = {name: value for name, value in said.items() if value is not None}
+        changes = {name: value for name in _PLAIN if (value := getattr(self, name)) is not None}
+        if (self.kernel or base.kernel) is None:
+            if not without_kernel:
+                raise click.UsageError(NO_KERNEL, click.get_current_context(silent=True))
+            if base.command_line == DEFAULT_COMMAND_LINE:
+                base = base.replace(command_line=without_kernel)
         if self.cmdline is not None or self.append is not None:
             line = base.command_line if self.cmdline is None else self.cmdline
             changes["command_line"] = " ".join(part for part in (line, self.append) if part)
-        config = base.replace(**changes, **self._processors())
-        if config.kernel is None:
-            raise click.UsageError(
-                "there is nothing to boot: name a KERNEL, or a --config that does",
-                click.get_current_context(silent=True),
-            )
-        return config
+        return base.replace(**changes, **self._processors())
 
     def _processors(self) -> dict[str, int | Topology]:
         """The changes to `vcpus` and `topology`; what is left out of a topology follows from the rest."""
@@ -79,8 +82,13 @@ _OPTIONS = (
     click.option("--sockets", type=_COUNT, metavar="N", help="Processor packages."),
     click.option("--cores", type=_COUNT, metavar="N", help="Cores in a package."),
     click.option("--threads", type=_COUNT, metavar="N", help="Hardware threads in a core."),
-    click.option("--unpack", is_flag=True, default=None, help="Unpack a bzImage here, not in the guest."),
+    click.option(
+        "--unpack/--no-unpack",
+        default=None,
+        help="Unpack a bzImage here, or let the guest do it; by default here for an emulated processor.",
+    ),
     click.option("--overcommit", is_flag=True, default=None, help="Allow more RAM than this host has."),
+    click.option("--deterministic", is_flag=True, default=None, help="Count time from what the guest does."),
 )
 
 

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anyvisor.cli.attach import say
 from anyvisor.cli.options import MachineOptions, machine_options
 from anyvisor.cli.output import section
 
 if TYPE_CHECKING:
+    from anyvisor.config import MachineConfig
     from anyvisor.facts import HostFacts
 
 NO_BACKEND = "none"
@@ -33,8 +35,9 @@ def plan(backend: str, as_json: bool, **options: Any) -> None:
     from anyvisor.architectures import part
     from anyvisor.assemble import assemble
 
-    facts = _facts(backend)
-    made = assemble(MachineOptions(**options).to_config(), facts)
+    config = MachineOptions(**options).to_config()
+    facts = _facts(backend, config)
+    made = assemble(config, facts)
     if as_json:
         click.echo(made.to_json())
         return
@@ -42,10 +45,10 @@ def plan(backend: str, as_json: bool, **options: Any) -> None:
         section(title, text)
 
 
-def _facts(backend: str) -> HostFacts:
+def _facts(backend: str, config: MachineConfig) -> HostFacts:
     from anyvisor.backends import generic_facts, open_hypervisor
 
     if backend == NO_BACKEND:
         return generic_facts()
-    with open_hypervisor(backend) as hypervisor:
+    with open_hypervisor(backend, config=config, tell=say) as hypervisor:
         return hypervisor.facts
