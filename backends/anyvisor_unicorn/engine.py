@@ -24,6 +24,10 @@ from anyvisor.errors import HypervisorError
 
 CPU_MODEL = x86.UC_CPU_X86_EPYC
 """The best of Unicorn's models: SSE4.2, BMI, SMEP, SMAP, FSGSBASE; its CPUID claims nothing that is not there."""
+ANYWHERE = (1, 0)
+"""An empty range of addresses means all of them."""
+LOW_HALF = (0, (1 << 47) - 1)
+"""Of the linear addresses: where programs are, and kernels are not."""
 CONTEXT_HEADER_BYTES = 40
 """What a saved context has before the processor's state."""
 STRUCTURE_BYTES = 0x2000
@@ -109,9 +113,12 @@ class Engine:
         """Call `call(_, port, size, value, _)` for OUT."""
         self._hook(uc.UC_HOOK_INSN, OUT, call, x86.UC_X86_INS_OUT)
 
-    def hook_syscall(self, call: Callable[..., None]) -> None:
-        """Call `call(_, _)` for SYSCALL, which does nothing else but move RIP on by two, after the call."""
-        self._hook(uc.UC_HOOK_INSN, SYSCALL, call, x86.UC_X86_INS_SYSCALL)
+    def hook_syscall(self, call: Callable[..., None], within: tuple[int, int] = ANYWHERE) -> None:
+        """Call `call(_, _)` for SYSCALL, which does nothing else but move RIP on by two, after the call.
+
+        `within` is the first and the last address of the instructions that it is called for.
+        """
+        self._hook(uc.UC_HOOK_INSN, SYSCALL, call, x86.UC_X86_INS_SYSCALL, within=within)
 
     def hook_cpuid(self, call: Callable[..., int]) -> None:
         """Call `call(_, _)` for CPUID; it returns 1 when it has set the registers."""
@@ -122,11 +129,19 @@ class Engine:
         for instruction in (x86.UC_X86_INS_RDTSC, x86.UC_X86_INS_RDTSCP):
             self._hook(uc.UC_HOOK_INSN, CPUID, call, instruction)
 
-    def _hook(self, kind: int, form: Any, call: Callable[..., Any], *instruction: int) -> None:
+    def _hook(
+        self,
+        kind: int,
+        form: Any,
+        call: Callable[..., Any],
+        *instruction: int,
+        within: tuple[int, int] = ANYWHERE,
+    ) -> None:
         hook = ctypes.c_size_t()
         extra = [ctypes.c_int(each) for each in instruction]
         pointer = self._keep(form, call)
-        code = uclib.uc_hook_add(self._handle, ctypes.byref(hook), kind, pointer, None, 1, 0, *extra)
+        begin, end = (ctypes.c_uint64(each) for each in within)
+        code = uclib.uc_hook_add(self._handle, ctypes.byref(hook), kind, pointer, None, begin, end, *extra)
         _check("uc_hook_add", code)
 
     def _keep(self, form: Any, call: Callable[..., Any]) -> ctypes.c_void_p:

@@ -28,12 +28,12 @@ ABSENT = (
 )  # fmt: skip
 
 
+def supported_cpuid(*, apic: bool = False) -> Cpuid:
+    """The most that a guest can be given; with an `apic`, machines bring a device that is one."""
+    return native_cpuid().without(*(each for each in ABSENT if not (apic and each is Feature.APIC)))
+
+
 @functools.cache
-def supported_cpuid() -> Cpuid:
-    """The most that a guest can be given."""
-    return native_cpuid().without(*ABSENT)
-
-
 def native_cpuid() -> Cpuid:
     """The table of the engine's own processor."""
     with mmap.mmap(-1, 2 * CODE) as ram:

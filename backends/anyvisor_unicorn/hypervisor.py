@@ -26,12 +26,15 @@ STATES = (Cpuid, MpState, Regs, Sregs, Fpu, DebugRegs, Msrs)
 MOST_REGIONS = 64
 
 
-def open_unicorn(mode: Mode | None = None) -> UnicornHypervisor:
+def open_unicorn(mode: Mode | None = None, *, apic: bool = False) -> UnicornHypervisor:
     """Open the emulated processor; HypervisorUnavailable, saying what to do, when it cannot be used here.
 
     `mode` is `fast` (runs freely in the host's time; needs a Unicorn that the self-test vouches for) or `counted`
     (some thousand instructions at a time, a third as fast); None takes the fastest that is safe. Deterministic machines
     are always counted. Where that is not `fast`, a PluginWarning says why, once.
+
+    With `apic`, the processor says that it has a local APIC, and a PC gets one, and an I/O APIC, as a device. Nothing
+    that runs on one processor needs it, and an interrupt costs more by it than by the 8259 pair alone.
     """
     module = _import()
     proof = _prove(module)
@@ -41,16 +44,16 @@ def open_unicorn(mode: Mode | None = None) -> UnicornHypervisor:
         )
     if mode is None and proof.problem:
         _warn(_note(proof, module.__version__, "counted"))
-    return UnicornHypervisor(proof, module.__version__, mode or ("counted" if proof.problem else "fast"))
+    return UnicornHypervisor(proof, module.__version__, mode or ("counted" if proof.problem else "fast"), apic=apic)
 
 
 class UnicornHypervisor:
     """The emulated processor, made by `open_unicorn`; see `anyvisor.hypervisor.Hypervisor`. Closes its VMs, too."""
 
-    def __init__(self, proof: Proof, version: str, mode: Mode):
+    def __init__(self, proof: Proof, version: str, mode: Mode, *, apic: bool = False):
         from anyvisor_unicorn.features import supported_cpuid  # noqa: PLC0415 - needs unicorn
 
-        cpuid = supported_cpuid()
+        cpuid = supported_cpuid(apic=apic)
         self._proof = proof
         self._mode = mode
         self._vms: list[UnicornVm] = []

@@ -28,7 +28,7 @@ from anyvisor_unicorn import delivery, layout
 from anyvisor_unicorn.bell import Bell
 from anyvisor_unicorn.counted_clock import CountedClock
 from anyvisor_unicorn.cpuid_hook import CpuidHook
-from anyvisor_unicorn.engine import Engine, error_text
+from anyvisor_unicorn.engine import LOW_HALF, Engine, error_text
 from anyvisor_unicorn.faults import TripleFault
 from anyvisor_unicorn.long_mode import FLAG_IF
 from anyvisor_unicorn.pace import FreePace, Pace
@@ -180,7 +180,7 @@ class UnicornVcpu:
             return
         cpu = self._cpu
         in_shadow = cpu.u32[layout.HFLAGS] & layout.H_INHIBIT_IRQ and not self._halted
-        if cpu.u64[layout.RFLAGS] & FLAG_IF:
+        if cpu.u64[layout.RFLAGS] & FLAG_IF and not in_shadow:
             vector = source.acknowledge()
             self.exits["interrupt"] += 1
             self._halted = False
@@ -224,15 +224,21 @@ class UnicornVcpu:
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
     def _add_hooks(self) -> None:
+        """In an order that matters.
+
+        The engine looks for the hook of SYSCALL, CPUID and RDTSC in a list of all, and a stop from another thread ends
+        the search behind the first that is for this address and for another instruction: SYSCALL would do nothing. So
+        it comes first; it is for programs' addresses only, so that a kernel's CPUID finds its hook as surely.
+        """
         engine = self._engine
+        engine.hook_syscall(self._syscall, LOW_HALF)
+        engine.hook_cpuid(self._answer_cpuid)
+        if self._counted is not None:
+            engine.hook_rdtsc(self._read_tsc)
         engine.hook_in(self._port_in)
         engine.hook_out(self._port_out)
         engine.hook_interrupts(self._exception)
         engine.hook_invalid(self._invalid_opcode)
-        engine.hook_syscall(self._syscall)
-        engine.hook_cpuid(self._answer_cpuid)
-        if self._counted is not None:
-            engine.hook_rdtsc(self._read_tsc)
 
     def _fail(self, error: BaseException) -> None:
         """Keep what a hook must not raise; the first is what is told."""
