@@ -94,7 +94,9 @@ def sections() -> dict[str, str]:
 
 
 def options(command: click.Command) -> set[str]:
-    return {name for each in command.params if isinstance(each, click.Option) for name in each.opts}
+    return {
+        name for each in command.params if isinstance(each, click.Option) for name in (*each.opts, *each.secondary_opts)
+    }
 
 
 def test_the_command_line_page_has_every_command() -> None:
@@ -105,9 +107,9 @@ def test_the_command_line_page_has_every_command() -> None:
 def test_the_command_line_page_has_every_option_of_a_command_and_no_other(name: str) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command
-    machine = set(re.findall(r"`(--?\w+)", sections()["boot"].partition("describe a machine:")[2]))
+    machine = set(re.findall(r"`(--?[\w-]+)", sections()["boot"].partition("describe a machine:")[2]))
     rows = "\n".join(line for line in sections()[name].splitlines() if line.startswith("| `-"))
-    documented = set(re.findall(r"`(--?\w+)", rows))
+    documented = set(re.findall(r"`(--?[\w-]+)", rows))
     if name == "plan":
         documented |= machine
     assert documented == options(command)

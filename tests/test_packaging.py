@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from elves import tiny_elf
+
 ROOT = Path(__file__).parents[1]
 SOURCE_ROOTS = [ROOT / name for name in ("core", "backends", "plugins")]
 PACKAGES = sorted(
@@ -57,23 +59,81 @@ def test_source_roots_are_no_packages():
     assert not [root for root in SOURCE_ROOTS if (root / "__init__.py").exists()]
 
 
+UNIX_ONLY = ["fcntl", "grp", "posix_ipc", "pty", "pwd", "resource", "syslog", "termios", "tty"]
+ELSEWHERE = """
+import mmap, os, select, signal
+for module, keep in {
+    mmap: "ACCESS_READ ACCESS_WRITE ACCESS_COPY ACCESS_DEFAULT ALLOCATIONGRANULARITY PAGESIZE".split(),
+    select: ["select", "error"],
+    signal: "SIGABRT SIGFPE SIGILL SIGINT SIGSEGV SIGTERM SIG_DFL SIG_IGN".split(),
+}.items():
+    for name in [name for name in dir(module) if name.isupper() or module is select and name[0] != "_"]:
+        if name not in keep:
+            delattr(module, name)
+for name in "sysconf memfd_create eventfd getpgrp tcgetpgrp uname geteuid setsid sched_getaffinity pread".split():
+    delattr(os, name)
+"""
+"""What Python has on Unix alone, taken away; what the standard library needs for itself is imported before."""
+
+
 def run_without(modules, code):
     """Run code in a Python that has none of those modules, as on another system."""
     block = f"import sys\nfor name in {modules!r}: sys.modules[name] = None\n"
     return subprocess.run([sys.executable, "-c", block + code], check=False, capture_output=True, text=True, timeout=30)
 
 
-def test_planning_a_boot_needs_nothing_that_only_unix_has(tmp_path):
-    from elves import tiny_elf
+def run_elsewhere(code):
+    """Run code in a Python that has nothing that only Unix has."""
+    done = run_without(UNIX_ONLY, f"import ctypes, pathlib, platform, tempfile, threading; {ELSEWHERE}\n{code}")
+    assert done.returncode == 0, done.stderr
+    return done
 
+
+def test_planning_a_boot_needs_nothing_that_only_unix_has(tmp_path):
     kernel = tiny_elf(tmp_path / "vmlinux", b"\xf4")
-    code = f"""
+    done = run_elsewhere(f"""
 import anyvisor
 plan = anyvisor.assemble(anyvisor.MachineConfig(kernel={str(kernel)!r}, vcpus=2), anyvisor.generic_facts())
 print(len(anyvisor.BootPlan.from_json(plan.to_json()).vcpus))
-"""
-    done = run_without(["fcntl", "termios", "tty", "pty", "resource", "grp", "pwd"], code)
+""")
     assert (done.stdout, done.stderr) == ("2\n", "")
+
+
+def test_the_command_line_plans_without_anything_that_only_unix_has(tmp_path):
+    kernel = tiny_elf(tmp_path / "vmlinux", b"\xf4")
+    done = run_elsewhere(f"""
+import sys
+sys.argv = ["anyvisor", "plan", {str(kernel)!r}]
+import anyvisor.cli.boot, anyvisor.cli.attach, anyvisor.cli.doctor, anyvisor.stock
+from anyvisor.cli import main
+main()
+""")
+    assert done.stdout.startswith("Memory map\n") and "Registers" in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_emulated_processor_runs_a_guest_without_anything_that_only_unix_has():
+    done = run_elsewhere("""
+import anyvisor, anyvisor_unicorn
+from anyvisor.x86_64 import selftest
+from anyvisor.cli.selftest import self_test
+print([name for name, status in {each.name: each for each in anyvisor.hypervisors()}.items() if status.available])
+print(self_test("unicorn"))
+""")
+    assert (done.stdout, done.stderr) == ("['unicorn']\nok\n", "")
+
+
+def test_what_was_taken_away_is_gone():
+    done = run_elsewhere("""
+import importlib, os, select, signal, sys
+print([hasattr(os, "sysconf"), hasattr(select, "poll"), hasattr(signal, "SIGHUP"), hasattr(select, "select")])
+for name in ("termios", "fcntl"):
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        print(name)
+""")
+    assert done.stdout == "[False, False, False, True]\ntermios\nfcntl\n"
 
 
 def test_importing_anyvisor_loads_neither_file_readers_nor_architectures():

@@ -1,8 +1,12 @@
-"""Shows the tests that ran inside the emulated machine in the summary of the run outside."""
+"""Real kernels for the tests here and inside the emulated machine, whose results are shown in the summary outside."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import debian
 import pytest
+from availability import available
 from inner_results import InnerTest
 from run import InnerRun
 
@@ -27,3 +31,21 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.line(title)
         for test in tests:
             terminalreporter.line(str(test))
+
+
+@pytest.fixture(scope="session")
+def generic_kernel() -> debian.DebianKernel:
+    """Debian's kernel for real machines."""
+    return available(debian.generic_kernel)
+
+
+@pytest.fixture(scope="session")
+def cloud_kernel() -> debian.DebianKernel:
+    """Debian's kernel for virtual machines."""
+    return available(debian.cloud_kernel)
+
+
+@pytest.fixture(scope="session")
+def busybox() -> Path:
+    """A statically linked BusyBox."""
+    return available(debian.busybox)

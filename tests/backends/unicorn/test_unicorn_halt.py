@@ -157,6 +157,7 @@ def test_hlt_with_interrupts_off_is_not_missed_while_the_guest_is_being_stopped(
     def disturb():
         while not over.is_set():
             made.vcpu.notify_interrupt()
+            time.sleep(0)
 
     disturber = threading.Thread(target=disturb, daemon=True)
     disturber.start()
@@ -231,6 +232,7 @@ def test_no_interrupt_comes_behind_mov_ss(any_guest):
         while not over.is_set():
             if not made.source.pending:
                 interrupt(made)
+            time.sleep(0.0002)
 
     disturber = threading.Thread(target=disturb, daemon=True)
     disturber.start()

@@ -1,4 +1,4 @@
-"""Tests in this folder run only inside the emulated machine; its inputs are there as fixtures."""
+"""Tests in this folder run only inside the emulated machine."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 
 import debian
-import pytest
-from availability import available
 
 HERE = Path(__file__).parent
 INSIDE = os.environ.get(debian.EMULATED_VARIABLE) == "1"
@@ -28,21 +26,3 @@ def pytest_report_collectionfinish():
         "tests/guests/inside runs inside the emulated machine: by test_emulated_machine.py, "
         "or by hand with python tests/guests/run.py"
     ]
-
-
-@pytest.fixture(scope="session")
-def generic_kernel() -> debian.DebianKernel:
-    """Debian's kernel for real machines."""
-    return available(debian.generic_kernel)
-
-
-@pytest.fixture(scope="session")
-def cloud_kernel() -> debian.DebianKernel:
-    """Debian's kernel for virtual machines."""
-    return available(debian.cloud_kernel)
-
-
-@pytest.fixture(scope="session")
-def busybox() -> Path:
-    """A statically linked BusyBox."""
-    return available(debian.busybox)

@@ -1,0 +1,158 @@
+"""How a Linux on the emulated processor ends: by its own hand, by ours, and by accident; nothing is left behind."""
+
+import re
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conversation import INIT
+
+import anyvisor
+from anyvisor.config import DEFAULT_COMMAND_LINE, MachineConfig
+from anyvisor.errors import GuestError
+from anyvisor.exits import Shutdown
+from anyvisor.hookspecs import hookimpl
+from anyvisor.initramfs import busybox_initramfs
+from anyvisor.memory import Region
+from anyvisor.plan import DeviceSpec
+from anyvisor.plugins import load_plugins
+
+pytestmark = pytest.mark.timeout(120)
+
+BROKEN_ADDRESS = 0xD000_0000
+BOOT_SECONDS = 60
+
+
+class BrokenDevice:
+    """Raises what no device should."""
+
+    def read(self, offset, size_bytes):
+        return 0
+
+    def write(self, offset, size_bytes, value):
+        raise LookupError(f"no such part: {value:#x}")
+
+    def close(self):
+        pass
+
+
+def open_broken_device(spec, context):
+    return BrokenDevice()
+
+
+class BrokenDevicePlugin:
+    """Puts the broken device into every machine."""
+
+    @hookimpl
+    def anyvisor_devices(self, config, facts):
+        return (DeviceSpec("broken", "broken0", mmio=(Region(BROKEN_ADDRESS, 0x1000),)),)
+
+    @hookimpl
+    def anyvisor_device_factories(self):
+        return {"broken": f"{__name__}:open_broken_device"}
+
+
+@pytest.fixture(scope="module")
+def initrd(busybox, tmp_path_factory):
+    path = tmp_path_factory.mktemp("initrd") / "initrd.cpio"
+    busybox_initramfs(busybox, INIT).device("/dev/mem", "c", 1, 1).write(path)
+    return path
+
+
+@pytest.fixture
+def shell(cloud_kernel, initrd):
+    """A function that boots to the prompt; the test leaves no thread behind."""
+    before = set(threading.enumerate())
+    machines = []
+
+    def start(append="", plugins=None):
+        command_line = f"{DEFAULT_COMMAND_LINE} quiet 8250.nr_uarts=1 cryptomgr.notests {append}"
+        config = MachineConfig(
+            kernel=cloud_kernel.vmlinuz, initrd=initrd, memory="256M", unpack=True, command_line=command_line
+        )
+        machine = anyvisor.boot(config, backend="unicorn", plugins=plugins)
+        machines.append(machine)
+        machine.console.expect("guest# ", timeout=BOOT_SECONDS)
+        return machine
+
+    yield start
+    for machine in machines:
+        machine.close()
+    assert set(threading.enumerate()) <= before
+
+
+def test_halt_is_the_end_of_a_machine_without_power_management(shell):
+    machine = shell()
+    machine.console.write("halt -f\n")
+    assert machine.wait(20).reason == "halted"
+    assert "System halted" in machine.console.text
+
+
+def test_a_panic_resets_the_machine(shell):
+    machine = shell()
+    machine.console.write("echo c >/proc/sysrq-trigger\n")
+    assert machine.wait(20).reason == "reset"
+    assert "Kernel panic - not syncing: sysrq triggered crash" in machine.console.text
+
+
+def test_a_triple_fault_is_the_guests_death_with_its_registers(shell):
+    machine = shell("reboot=triple")
+    machine.console.write("reboot -f\n")
+    with pytest.raises(GuestError, match="triple fault") as caught:
+        machine.wait(20)
+    assert caught.value.exit == Shutdown()
+    assert caught.value.vcpu == 0
+    assert re.search(r"rip +(0x)?f{8}", str(caught.value))  # Linux died in its own half of the address space
+    assert machine.outcome.reason == "died"
+
+
+def test_an_exception_in_a_device_is_told_to_who_waits(shell):
+    machine = shell(plugins=load_plugins([BrokenDevicePlugin()]))
+    machine.console.write(f"busybox devmem {BROKEN_ADDRESS + 4:#x} 32 0x55\n")
+    with pytest.raises(GuestError, match="no such part: 0x55") as caught:
+        machine.wait(20)
+    assert isinstance(caught.value.__cause__, LookupError)
+    assert machine.outcome.reason == "died"
+
+
+def test_a_machine_can_be_paused_resumed_and_stopped_while_it_computes(shell):
+    machine = shell()
+    machine.console.write("while :; do echo $((n += 1)); done\n")
+    machine.console.expect("\n100\r", timeout=20)
+    machine.pause()
+    shown = machine.console.end
+    time.sleep(0.2)
+    assert machine.console.end == shown
+    machine.resume()
+    machine.console.expect(re.compile(r"\n\d+\r\n\d+\r"), timeout=20)
+    assert machine.stop().reason == "stopped"
+
+
+def test_a_halted_guest_waits_for_its_timer_and_is_stopped_at_once(shell):
+    machine = shell()
+    machine.console.write("sleep 1000\n")
+    machine.console.expect("sleep 1000\r\n", timeout=20)
+    time.sleep(0.5)
+    runs = machine.vcpus[0].exits["run"]
+    time.sleep(0.5)
+    assert machine.vcpus[0].exits["run"] - runs < 500  # it does not spin
+    began = time.monotonic()
+    assert machine.stop().reason == "stopped"
+    assert time.monotonic() - began < 2
+
+
+def test_a_timeout_ends_the_command(cloud_kernel, initrd):
+    arguments = ["--initrd", str(initrd), "--memory", "256M", "--backend", "unicorn", "--timeout", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "anyvisor", "boot", str(cloud_kernel.vmlinuz), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
+    assert done.returncode == 4
+    assert "Linux version" in done.stdout
+    assert "the machine was still running after 2 s (--timeout)" in done.stderr
