@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import attrs
-from event_guests import link, need_assembler
+from event_code import link, need_assembler
 
 from anyvisor.bus import Bus
 from anyvisor.memory import KIB, MIB, GuestMemory, Region

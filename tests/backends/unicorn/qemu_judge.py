@@ -17,6 +17,8 @@ from anyvisor.exits import Halted, Shutdown
 QEMU = "qemu-system-x86_64"
 MACHINE_BYTES, FIRMWARE_BYTES = 1 << 20, 1 << 16
 PATIENCE_SECONDS = 30
+STAY = "reboot=shutdown,shutdown=pause"
+"""A triple fault stops the machine; the process stays, as one that ends amid an answer may never do so."""
 
 
 def need_qemu():
@@ -36,7 +38,7 @@ def run_on_qemu(guest, folder) -> Outcome:
     bios.write_bytes(firmware())
     memory = f"memory-backend-file,id=ram,mem-path={ram},share=on,size={MACHINE_BYTES}"
     machine = ["-object", memory, "-M", "isapc,memory-backend=ram", "-m", "1M", "-accel", "tcg", "-cpu", "max"]
-    silent = ["-nodefaults", "-display", "none", "-no-reboot", "-bios", bios, "-qmp", "stdio"]
+    silent = ["-nodefaults", "-display", "none", "-action", STAY, "-bios", bios, "-qmp", "stdio"]
     process = subprocess.Popen([QEMU, *machine, *silent], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         left = _wait(process)
@@ -48,15 +50,13 @@ def run_on_qemu(guest, folder) -> Outcome:
 
 
 def _wait(process):
-    """Until it halts, or ends because of a reset; its processor waits for no interrupt when IF is off."""
+    """Until it halts, with no interrupts to wait for, or is stopped by a reset."""
     until = time.monotonic() + PATIENCE_SECONDS
-    if _ask(process, "qmp_capabilities") is None:
-        raise AssertionError(f"QEMU did not start: {process.wait()}")
+    _ask(process, "qmp_capabilities")
     while time.monotonic() < until:
-        registers = _ask(process, "human-monitor-command", **{"command-line": "info registers"})
-        if registers is None:
-            assert process.wait() == 0
+        if _ask(process, "query-status")["status"] == "shutdown":
             return Shutdown()
+        registers = _ask(process, "human-monitor-command", **{"command-line": "info registers"})
         if "HLT=1" in registers:
             return Halted()
         time.sleep(0.01)
@@ -64,15 +64,12 @@ def _wait(process):
 
 
 def _ask(process, command, **arguments):
-    """QEMU's answer, or None when it has ended."""
-    try:
-        json.dump({"execute": command, "arguments": arguments}, process.stdin)
-        process.stdin.flush()
-    except BrokenPipeError:
-        return None
+    """QEMU's answer."""
+    json.dump({"execute": command, "arguments": arguments}, process.stdin)
+    process.stdin.flush()
     for line in process.stdout:
         answer = json.loads(line)
         assert "error" not in answer, answer
         if "return" in answer:
             return answer["return"]
-    return None
+    raise AssertionError(f"QEMU ended with {process.wait()}")
