@@ -249,6 +249,41 @@ def test_a_file_of_our_own_is_kept_once(packages, cache):
     assert entries(cache) == ["shell.cpio"]
 
 
+def test_a_file_of_our_own_that_holds_anything_else_is_made_anew(packages, cache, tmp_path):
+    path = packages.keep("shell.cpio", b"files")
+    path.write_bytes(b"fil")  # what a crash of the host may leave behind
+    assert packages.keep("shell.cpio", b"files").read_bytes() == b"files"
+    (tmp_path / "elsewhere").write_bytes(b"of somebody else")
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    assert packages.keep("shell.cpio", b"files").read_bytes() == b"files"
+    assert (tmp_path / "elsewhere").read_bytes() == b"of somebody else"
+
+
+@pytest.mark.parametrize("name", ['qu"ote', "two\nlines", os.fsdecode(b"\xff")])
+def test_a_cache_that_apts_settings_cannot_name_is_told(repository, tmp_path, name):
+    repository.add("tool", {"usr/bin/tool": b""})
+    with Packages(tmp_path / name) as packages, pytest.raises(KernelImageError, match="no way to say"):
+        packages.files("tool")
+    assert entries(tmp_path / name) == []
+
+
+@pytest.mark.parametrize("name", ["with space", 'perc%20', "back\\slash", "//semi;colon{", "umlaut-\xfc"])
+def test_a_cache_may_have_an_odd_name(repository, tmp_path, name):
+    repository.add("tool", {"usr/bin/tool": b"it works"})
+    cache = tmp_path / "the" / name.lstrip("/")
+    with Packages(cache) as packages:
+        assert (packages.files("tool") / "usr/bin/tool").read_bytes() == b"it works"
+    assert entries(cache) == ["tool", "tool_1.0_amd64"]
+
+
+def test_a_cache_that_cannot_be_looked_into_is_told(tmp_path):
+    packages = Packages(tmp_path / ("x" * 300))  # as one whose parents may not be searched, but for root as well
+    for ask in (lambda: packages.files("tool"), lambda: packages.keep("tool", b"")):
+        with pytest.raises(KernelImageError, match=f"cannot keep tool in .*; make room, or set {CACHE_VARIABLE}"):
+            ask()
+
+
 @pytest.mark.parametrize(
     ("environment", "directory"),
     [

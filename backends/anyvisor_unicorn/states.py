@@ -134,7 +134,7 @@ def get_fpu(cpu: Processor) -> Fpu:
     engine = cpu.engine
     numbers = {name: engine.read(number) for name, number in (FPU_NUMBERS | POINTER_NUMBERS).items()}
     numbers["ftw"] = _abridged(numbers["ftw"] & 0xFFFF)
-    st = tuple(engine.read_bytes(number, X87_BYTES).ljust(16, b"\0") for number in X87)
+    st = tuple(engine.read_bytes(number, X87_BYTES).ljust(16, b"\0") for number in _from_top(numbers["fsw"]))
     return Fpu(**numbers, st=st, xmm=tuple(engine.read_bytes(number, XMM_BYTES) for number in XMM))
 
 
@@ -146,10 +146,16 @@ def put_fpu(cpu: Processor, fpu: Fpu) -> None:
         engine.write(number, _full(value) if name == "ftw" else value)
     for name, number in POINTER_NUMBERS.items():
         engine.write(number, getattr(fpu, name))
-    for number, st in zip(X87, fpu.st, strict=True):
+    for number, st in zip(_from_top(fpu.fsw), fpu.st, strict=True):
         engine.write_bytes(number, st[:X87_BYTES])
     for number, xmm in zip(XMM, fpu.xmm, strict=True):
         engine.write_bytes(number, xmm)
+
+
+def _from_top(fsw: int) -> tuple[int, ...]:
+    """The x87's registers as ST0..ST7: from the one on that the status word says is the top of the stack."""
+    top = fsw >> 11 & 7
+    return X87[top:] + X87[:top]
 
 
 def _abridged(tags: int) -> int:

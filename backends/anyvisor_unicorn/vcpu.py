@@ -154,7 +154,7 @@ class UnicornVcpu:
     def _came_back(self, error: int) -> Exit | None:
         """What it means that the engine has come back; None when the guest goes on.
 
-        A stop is looked at where a block of instructions begins, so after a failure, too, it may have come to a HLT.
+        After a device has failed the guest goes on to the end of its block or slice, and may have come to a HLT there.
         """
         self._halted = not self._shutdown and self._pace.has_halted()
         if self._failure is not None:
@@ -244,7 +244,7 @@ class UnicornVcpu:
         """Keep what a hook must not raise; the first is what is told."""
         if self._failure is None:
             self._failure = error
-        self._engine.stop()
+        self._pace.ask()
 
     def _port_in(self, _: int, port: int, size: int, __: int) -> int:
         self.exits["in"] += 1

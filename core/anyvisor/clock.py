@@ -142,8 +142,9 @@ class HostClock:
             before = self._deadlines.next()
             self._deadlines.add(alarm)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._life, name="clock", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._life, name="clock", daemon=True)
+                thread.start()
+                self._thread = thread
             elif before is None or deadline < before:
                 self._changed.notify()
 

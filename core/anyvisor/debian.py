@@ -70,7 +70,7 @@ class Packages:
         An empty kernel package gives the files of its kernel. `holding` is a pattern of a file that must be in there.
         """
         for name in names:
-            if (link := self.directory / name).exists():
+            if os.path.exists(link := self.directory / name):  # noqa: PTH110 - it is False where we may not look
                 return link.resolve()
         with self._scratch(names[0], ".new-") as folder:
             name, deb = self._download(names, folder)
@@ -81,9 +81,9 @@ class Packages:
             return self._keep(name, files, deb.stem)
 
     def keep(self, name: str, content: bytes) -> Path:
-        """A file of that name in the cache; it is made if it is not there."""
+        """A file of that name and content in the cache; it is made if it is not there, or holds anything else."""
         path = self.directory / name
-        if not path.is_file():
+        if _content(path) != content:
             with self._scratch(name, ".new-") as folder:
                 (folder / name).write_bytes(content)
                 (folder / name).replace(path)
@@ -132,3 +132,10 @@ class Packages:
         except OSError as error:
             way_out = f"make room, or set {CACHE_VARIABLE} to a directory that can be written"
             raise KernelImageError(f"cannot keep {name} in {self.directory}: {error.strerror}; {way_out}") from error
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None

@@ -41,7 +41,8 @@ def launch(
 
     The machine owns what was made for it; close it before the hypervisor. GuestMemoryError when the host has less RAM
     than the plan wants and `overcommit` is not set, Unsupported when the hypervisor cannot do what the plan needs,
-    HypervisorError when it refuses a state. A `deterministic` machine lives in counted time (`Hypervisor.create_vm`).
+    HypervisorError when it refuses a state. A `deterministic` machine lives in counted time (`Hypervisor.create_vm`);
+    its plan must have been made for that (`MachineConfig.deterministic`), or its kernel may be told a wrong TSC speed.
     """
     plugins = plugins or default_plugins()
     _check(plan, hypervisor.facts)

@@ -5,6 +5,8 @@
 
     .set MARK, 0x5E0
     .set UNMAPPED, 0x40000000                   /* the tables end at 1 GiB */
+    .set DATA, 0x400000                         /* 2 MiB that hold no code, and say so */
+    .set STACK, DATA + 0x100000
     .set PIT_COUNT, 119                         /* 100 us */
     .set KERNEL_CODE, 0x08
     .set USER_DATA, 0x18 | 3
@@ -24,9 +26,9 @@
     .endm
 
     .section .note.Xen, "a", @note
-    .long 4, 4, 18                              /* XEN_ELFNOTE_PHYS32_ENTRY */
+    .long 4, 8, 18                              /* XEN_ELFNOTE_PHYS32_ENTRY */
     .asciz "Xen"
-    .long entry32
+    .quad entry32
 
     .text
     .code32
@@ -41,8 +43,8 @@ entry32:
     mov %eax, %cr4
     mov $top_table, %eax
     mov %eax, %cr3
-    mov $0xC0000080, %ecx                       /* EFER: LME, SCE */
-    mov $0x101, %eax
+    mov $0xC0000080, %ecx                       /* EFER: NXE, LME, SCE */
+    mov $0x901, %eax
     xor %edx, %edx
     wrmsr
     mov $0x80000033, %eax
@@ -75,18 +77,26 @@ entry64:
     loop 0b
     mov $top_table, %eax
     mov %rax, %cr3
-    write_msr 0xC0000080, 0x501, 0              /* EFER: LMA, LME, SCE */
+    write_msr 0xC0000080, 0xD01, 0              /* EFER: NXE, LMA, LME, SCE */
     lgdt gdt_pointer
     pushq $KERNEL_CODE
     pushq $begin
     lretq
 
 begin:
-    mov $stack_end, %esp
+    movb $0x80, directory + 2 * 8 + 7           /* no execution at DATA */
+    mov %cr3, %rax
+    mov %rax, %cr3
+    mov $STACK, %esp
     mov $0x10, %eax
     mov %eax, %ds
     mov %eax, %es
     mov %eax, %ss
+    mov $tss, %eax
+    mov %ax, gdt + 0x28 + 2
+    shr $16, %eax
+    mov %al, gdt + 0x28 + 4
+    mov %ah, gdt + 0x28 + 7
     mov $0x28, %eax
     ltr %ax
     mov $idt + 14 * 16, %edi
@@ -109,10 +119,21 @@ begin:
 
     mark 'b'                                    /* loads and stores */
     mov $MEMORY_LOOPS, %ecx
-0:  mov buffer(%rip), %rax
+    mov $DATA, %ebx
+0:  mov (%rbx), %rax
     add %rcx, %rax
-    mov %rax, buffer(%rip)
-    addq $1, buffer+64(%rip)
+    mov %rax, (%rbx)
+    addq $1, 64(%rbx)
+    dec %rcx
+    jnz 0b
+
+    mark 'B'                                    /* the same where code may be, too */
+    mov $MIXED_LOOPS, %ecx
+    mov $buffer, %ebx
+0:  mov (%rbx), %rax
+    add %rcx, %rax
+    mov %rax, (%rbx)
+    addq $1, 64(%rbx)
     dec %rcx
     jnz 0b
 
@@ -137,10 +158,10 @@ begin:
     jnz 0b
 
     mark 'f'                                    /* system calls, from ring 3 */
-    mov $CALL_COUNT, %r12d
+    mov $SYSTEM_CALLS, %r12d
     mov $1, %r13d
     pushq $USER_DATA
-    pushq $stack_end
+    pushq $STACK
     pushq $2
     pushq $USER_CODE
     pushq $user
@@ -152,7 +173,7 @@ user:
     dec %r13
     syscall
 back_in_kernel:
-    mov $stack_end, %esp
+    mov $STACK, %esp
 
     .irp port_value, 0x2011, 0x2120, 0x2104, 0x2101, 0xA011, 0xA128, 0xA102, 0xA101, 0x21FE, 0xA1FF
     mov $(\port_value & 0xFF), %al              /* the interrupt controllers: line 0 is vector 32 */
@@ -215,9 +236,9 @@ system_call:
     jz back_in_kernel
     sysretq
 
-set_gate:                                       /* of a handler below 64 KiB * 2^16 */
+set_gate:                                       /* of a handler below 4 GiB */
     mov %ax, (%rdi)
-    movl $(0x8E00 << 16), 4(%rdi)
+    movl $0x8E00, 4(%rdi)
     movw $KERNEL_CODE, 2(%rdi)
     shr $16, %eax
     mov %ax, 6(%rdi)
@@ -227,7 +248,7 @@ set_gate:                                       /* of a handler below 64 KiB * 2
     .balign 16
 gdt:
     .quad 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00CFF3000000FFFF, 0x00AFFB000000FFFF
-    .word 0x67, (tss_low), 0x8900 | tss_middle, 0
+    .quad 0x0000890000000067                    /* the task state segment; its base comes later */
     .quad 0
 gdt_pointer:
     .word . - gdt - 1
@@ -246,5 +267,3 @@ directory: .skip 4096
 idt: .skip 4096
 buffer: .skip 4096
 tss: .skip 4096
-    .skip 16384
-stack_end:

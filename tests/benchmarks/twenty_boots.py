@@ -75,7 +75,9 @@ def main(options):
             print(f"boot {number:2}: prompt after {prompt:5.2f} s, answer after {answer:5.2f} s", flush=True)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     load = os.getloadavg()[0]
-    print(f"{kernel.version}: {len(prompts)} of {options.boots} boots reached the prompt, {options.busy} busy beside them")
+    print(
+        f"{kernel.version}: {len(prompts)} of {options.boots} boots reached the prompt, {options.busy} busy beside them"
+    )
     print(f"prompt: min {min(prompts):.2f} s, median {statistics.median(prompts):.2f} s, max {max(prompts):.2f} s")
     print(f"peak memory {most} MiB, threads left {threading.active_count() - 1}, load of the host {load:.1f}")
 

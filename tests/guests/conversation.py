@@ -52,8 +52,8 @@ class Stopwatch:
         return ", ".join(self.stages)
 
 
-def converse(machine: Machine, version: str, vcpus: int = 1) -> bytes:
-    """Wait for userspace, type, read the kernel's log, and reboot; returns the log."""
+def greet(machine: Machine, version: str, vcpus: int = 1) -> Stopwatch:
+    """Wait for userspace, type, and read the answer; how long that took."""
     stage = Stopwatch()
     found = machine.console.expect(re.compile(r"USERSPACE kernel=(\S+) cpus=(\d+)"), timeout=180)
     assert (found[1], int(found[2])) == (version, vcpus)
@@ -62,12 +62,23 @@ def converse(machine: Machine, version: str, vcpus: int = 1) -> bytes:
     machine.console.write("echo $((6 * 7)) is the answer\n")
     machine.console.expect("\n42 is the answer", timeout=30)
     stage("answer")
+    return stage
+
+
+def part(machine: Machine) -> None:
+    """Reboot, which ends the machine."""
+    machine.console.write("reboot -f\n")
+    assert machine.wait(60).reason == "reset"
+
+
+def converse(machine: Machine, version: str, vcpus: int = 1) -> bytes:
+    """Wait for userspace, type, read the kernel's log, and reboot; returns the log."""
+    stage = greet(machine, version, vcpus)
     machine.console.write("dmesg; echo END OF LOG $((1 + 1))\n")
     machine.console.expect("END OF LOG 2", timeout=120)
     log = machine.console.text.encode()
     stage(f"log of {len(log)} bytes")
-    machine.console.write("reboot -f\n")
-    assert machine.wait(60).reason == "reset"
+    part(machine)
     stage("reset")
     print(stage)
     return log
@@ -81,6 +92,4 @@ def complaints(log: bytes) -> list[bytes]:
 
 def shows_memory_map(log: bytes) -> bool:
     """Whether the log has the memory map that the guest was told."""
-    return all(
-        f"BIOS-e820: [mem {start:#018x}-{end:#018x}] {kind}".encode() in log for start, end, kind in MEMORY_MAP
-    )
+    return all(f"BIOS-e820: [mem {start:#018x}-{end:#018x}] {kind}".encode() in log for start, end, kind in MEMORY_MAP)

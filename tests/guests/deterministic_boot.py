@@ -1,6 +1,6 @@
 """One deterministic boot of Linux, all of it as JSON: what it printed, and how often the processor left the guest.
 
-    python tests/guests/deterministic_boot.py KERNEL INITRD
+python tests/guests/deterministic_boot.py KERNEL INITRD
 """
 
 from __future__ import annotations

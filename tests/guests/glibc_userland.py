@@ -5,7 +5,6 @@ The host's own files are taken, so what the guest computes with them can be comp
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import shutil
@@ -16,8 +15,9 @@ from anyvisor.errors import HypervisorUnavailable
 from anyvisor.initramfs import Initramfs, busybox_initramfs
 
 PROGRAMS = (
-    "bash perl sort sha256sum md5sum gzip sleep cat seq wc tr head cut uniq date kill tee dd cmp grep sed mkfifo"
-).split()
+    *("bash", "perl", "sort", "sha256sum", "md5sum", "gzip", "sleep", "cat", "seq", "wc", "tr", "head", "cut"),
+    *("uniq", "date", "kill", "tee", "dd", "cmp", "grep", "sed", "mkfifo"),
+)
 PERL_MODULES = ("strict", "warnings", "POSIX", "List::Util")
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "HOME": "/tmp", "TZ": "UTC", "TERM": "dumb"}
 """What programs are told here and there."""
@@ -50,8 +50,8 @@ def debian_initramfs(busybox: Path) -> Initramfs:
         archive.file(f"/bin/{name}", path, 0o755)
     for path in modules:
         archive.file(str(path), path)
-    for path in sorted({each for path in [*programs, *modules] for each in _libraries(path)}):
-        archive.file(str(path), path, 0o755)
+    for library in sorted({each for path in [*programs, *modules] for each in _libraries(path)}):
+        archive.file(str(library), library, 0o755)
     return archive
 
 
@@ -87,4 +87,4 @@ def _perl_files() -> list[Path]:
     done = subprocess.run(
         ["perl", *uses, "-e", script], capture_output=True, text=True, check=True, timeout=20, env=ENVIRONMENT
     )
-    return [Path(os.path.realpath(each)) if not each.startswith("/usr") else Path(each) for each in done.stdout.split()]
+    return [Path(each) for each in done.stdout.split()]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import attrs
 import debian
+import plan_for_both
 from emulated import EmulatedMachine, Outcome, find_qemu
 
 from anyvisor.errors import GuestError, HypervisorUnavailable
@@ -84,6 +85,7 @@ def fetch_inputs() -> None:
     debian.generic_kernel()
     debian.cloud_kernel()
     debian.busybox()
+    plan_for_both.write_initrd()
 
 
 def _job(arguments: Sequence[str]) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 
+import debian
+import plan_for_both
 import pytest
 from availability import available
+from conversation import complaints, converse, shows_memory_map
 from emulated import EmulatedMachine
 from inner_results import problems, read_results
 from run import LIMIT_SECONDS, SELECTION, fetch_inputs, run_inside
 
+import anyvisor
 from anyvisor.errors import GuestError
+from anyvisor.plan import BootPlan
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(LIMIT_SECONDS + 60)]
 
@@ -38,11 +43,28 @@ def machine_can_be_had():
     available(fetch_inputs)
 
 
-def test_every_test_inside_passes(tmp_path, show_inner_results):
-    run, tests = run_and_show(SELECTION, tmp_path, show_inner_results)
+@pytest.fixture(scope="module")
+def share(tmp_path_factory):
+    """The directory that the run of all tests inside has shared with the emulated machine."""
+    return tmp_path_factory.mktemp("share")
+
+
+def test_every_test_inside_passes(share, show_inner_results):
+    run, tests = run_and_show(SELECTION, share, show_inner_results)
     found = problems(tests)
     assert not found, "\n\n".join(["in the emulated machine:", *found])
     assert run.outcome.returncode == 0
+
+
+def test_the_plan_that_booted_inside_on_kvm_boots_here_on_an_emulated_processor(share):
+    saved = share / plan_for_both.PLAN
+    assert saved.exists(), "inside/test_plan_for_both.py has left no plan: it runs with all tests inside"
+    plan = BootPlan.from_json(saved.read_text())
+    with anyvisor.open_hypervisor("unicorn") as unicorn, anyvisor.launch(plan, unicorn) as machine:
+        machine.start()
+        log = converse(machine, debian.cloud_kernel().version)
+    assert not complaints(log)
+    assert shows_memory_map(log)
 
 
 def test_a_failure_inside_is_seen_outside(tmp_path, show_inner_results):

@@ -241,7 +241,8 @@ def test_no_interrupt_comes_behind_mov_ss(any_guest):
     finally:
         over.set()
         disturber.join()
-    assert (made.word(DATA), made.word(DATA + 8)) == (200, 0)
+    assert made.word(DATA) >= 200
+    assert made.word(DATA + 8) == 0
 
 
 def test_a_spinning_guest_is_interrupted(guest):
