@@ -90,6 +90,7 @@ class FakeVm:
         self.lines: list[tuple[int, bool]] = []
         self.closed = 0
         self.clock = HostClock()
+        self.deterministic = False
 
     def _note(self, what: str) -> None:
         self.log.append(what)
@@ -125,6 +126,7 @@ class FakeHypervisor:
 
     def create_vm(self, *, deterministic: bool = False) -> FakeVm:
         self.vms.append(FakeVm(self.log, self.scripts, self.fail_at))
+        self.vms[-1].deterministic = deterministic
         return self.vms[-1]
 
     def close(self) -> None:

@@ -42,6 +42,21 @@ def test_a_plan_needs_no_hypervisor_and_survives_json(kernel):
     assert {blob.provided_by for blob in plan.blobs} == {"linux"}
 
 
+def test_a_plan_says_whether_its_time_is_counted_and_tells_no_tsc_speed_then(kernel):
+    facts = attrs.evolve(FACTS, tsc_khz=2_000_000)
+    plans = {each: assemble(MachineConfig(kernel=kernel, deterministic=each), facts) for each in (False, True)}
+    assert {each: plan.deterministic for each, plan in plans.items()} == {False: False, True: True}
+    told = {each: b"tsc_early_khz=2000000" in plan.blob("command line").content for each, plan in plans.items()}
+    assert told == {False: True, True: False}
+    assert BootPlan.from_json(plans[True].to_json()).deterministic
+
+
+def test_a_deterministic_machine_needs_a_backend_that_can_count(kernel):
+    facts = attrs.evolve(FACTS, capabilities=FACTS.capabilities - {Capability.DETERMINISTIC})
+    with pytest.raises(ConfigError, match="deterministic: the none backend knows only the host's time"):
+        assemble(MachineConfig(kernel=kernel, deterministic=True), facts)
+
+
 def test_the_boot_processor_enters_as_the_linux_boot_protocol_says(kernel):
     plan = assemble(MachineConfig(kernel=kernel), FACTS)
     (vcpu,) = plan.vcpus

@@ -268,7 +268,7 @@ def test_a_cache_that_apts_settings_cannot_name_is_told(repository, tmp_path, na
     assert entries(tmp_path / name) == []
 
 
-@pytest.mark.parametrize("name", ["with space", 'perc%20', "back\\slash", "//semi;colon{", "umlaut-\xfc"])
+@pytest.mark.parametrize("name", ["with space", "perc%20", "back\\slash", "//semi;colon{", "umlaut-\xfc"])
 def test_a_cache_may_have_an_odd_name(repository, tmp_path, name):
     repository.add("tool", {"usr/bin/tool": b"it works"})
     cache = tmp_path / "the" / name.lstrip("/")

@@ -92,9 +92,10 @@ def check_shell(example: Example) -> None:
 
 def check_command(arguments: list[str]) -> None:
     name, *rest = arguments
-    command = cli.get_command(click.Context(cli), name)
-    assert command, f"there is no command {name}"
-    command.make_context(name, rest)
+    with cli.make_context("anyvisor", list(arguments)) as context:  # a command keeps what its first context says of -h
+        command = cli.get_command(context, name)
+        assert command, f"there is no command {name}"
+        command.make_context(name, rest, parent=context)
 
 
 def check_toml(example: Example) -> None:

@@ -8,6 +8,7 @@ from anyvisor import hookimpl
 from anyvisor.crew import Outcome, Phase
 from anyvisor.errors import GuestError, HypervisorError, PluginError, Unsupported
 from anyvisor.exits import FailEntry, Halted, InternalError, Shutdown, SystemEvent, UnknownExit
+from anyvisor.facts import Capability
 from anyvisor.launch import launch
 from anyvisor.machine import Machine
 from anyvisor.memory import MIB, Region
@@ -34,6 +35,16 @@ def test_launch_keeps_the_documented_phases():
     hypervisor = FakeHypervisor()
     launch(plan(2, vm_states_before=(Irqchip(),), vm_states_after=(Pit(),)), hypervisor).close()
     assert hypervisor.log == ["map 0x0", "put Irqchip", "vcpu 0", "vcpu 1", "put Pit", "close vm"]
+
+
+def test_a_deterministic_plan_gets_a_vm_that_counts_or_is_refused():
+    hypervisor = FakeHypervisor()
+    launch(plan(deterministic=True), hypervisor).close()
+    launch(plan(), hypervisor).close()
+    assert [vm.deterministic for vm in hypervisor.vms] == [True, False]
+    facts = attrs.evolve(FACTS, capabilities=FACTS.capabilities - {Capability.DETERMINISTIC})
+    with pytest.raises(Unsupported, match="the plan is deterministic"):
+        launch(plan(deterministic=True), FakeHypervisor(facts=facts))
 
 
 def test_launch_puts_states_in_the_plans_order_and_evolves_changes():

@@ -77,6 +77,7 @@ def test_else_it_comes_out_of_the_distribution_under_debians_names_and_ubuntus(h
 
 
 def test_a_directory_of_kernels_that_cannot_be_looked_into_is_as_one_without(host, packages, repository, monkeypatch):
+    (host / "boot").mkdir()
     monkeypatch.setattr(platform, "release", lambda: "x" * 300)  # as a /boot that is closed, but for root as well
     repository.add("linux-image-amd64", KERNEL)
     assert stock_kernel(packages).read_bytes() == b"a kernel"

@@ -25,7 +25,7 @@ TOOLS = ("apt-get", "apt-cache", "apt-config", "dpkg-deb")
 _HOOKS = re.compile(r"^\w+::\S*(?:Invoke|Hooks)\b")
 _KERNEL = re.compile(r"Depends: (linux-(?:image|binary)-\S+)")
 _URI = re.compile(r"^'(?P<uri>\S+)' \S+ (?P<size_bytes>\d+)", re.MULTILINE)
-_UNFIT = re.compile("[\"\x00-\x1f\ud800-\udfff]")
+_UNFIT = re.compile('["\x00-\x1f\ud800-\udfff]')
 _COMPLAINT = re.compile(r"^(?:E:|W:|tar:|dpkg-deb: error:) *(.*)$", re.MULTILINE)
 
 
@@ -87,7 +87,9 @@ class Apt:
 
     def _configure(self, changes: Mapping[str, str]) -> None:
         if unfit := _UNFIT.search(str(self._scratch)):
-            raise KernelImageError(f"apt cannot write into {self._scratch}: its settings have no way to say {unfit[0]!r}")
+            raise KernelImageError(
+                f"apt cannot write into {self._scratch}: its settings have no way to say {unfit[0]!r}"
+            )
         (self._scratch / "archives" / "partial").mkdir(parents=True, exist_ok=True)
         done = _run("apt-config", "dump", failed="cannot ask apt for its settings")
         lines = [line for line in done.stdout.splitlines() if not _HOOKS.match(line)]

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 from anyvisor.architectures import part
 from anyvisor.config import MachineConfig
 from anyvisor.errors import ConfigError, PluginError
-from anyvisor.facts import HostFacts
+from anyvisor.facts import Capability, HostFacts
 from anyvisor.memory import Region, format_size
 from anyvisor.plan import BootPlan, Step
 from anyvisor.plugins import Credit, Plugins, crediting, default_plugins
@@ -25,6 +25,10 @@ def assemble(config: MachineConfig, facts: HostFacts, plugins: Plugins | None = 
     if config.vcpus > facts.max_vcpus:
         raise ConfigError(
             f"vcpus: {config.vcpus} are more than the {facts.backend} backend can run here ({facts.max_vcpus})"
+        )
+    if config.deterministic and not facts.has(Capability.DETERMINISTIC):
+        raise ConfigError(
+            f"deterministic: the {facts.backend} backend knows only the host's time; use one that can count its own"
         )
     steps = Steps(plugins or default_plugins())
     plan = cast("BootPlan", part(facts.architecture, "boot").assemble(config, facts, steps))

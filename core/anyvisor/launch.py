@@ -35,26 +35,22 @@ def launch(
     *,
     overcommit: bool = False,
     shared_memory: bool = False,
-    deterministic: bool = False,
 ) -> Machine:
     """Carry the plan out: a `Machine` ready to `start`, paused before its first instruction.
 
     The machine owns what was made for it; close it before the hypervisor. GuestMemoryError when the host has less RAM
     than the plan wants and `overcommit` is not set, Unsupported when the hypervisor cannot do what the plan needs,
-    HypervisorError when it refuses a state. A `deterministic` machine lives in counted time (`Hypervisor.create_vm`);
-    its plan must have been made for that (`MachineConfig.deterministic`), or its kernel may be told a wrong TSC speed.
+    HypervisorError when it refuses a state.
     """
     plugins = plugins or default_plugins()
     _check(plan, hypervisor.facts)
-    if deterministic and not hypervisor.facts.has(Capability.DETERMINISTIC):
-        raise Unsupported(f"deterministic: the {hypervisor.facts.backend} backend knows only the host's time")
     if not overcommit:
         _check_host_memory(plan)
     with ExitStack() as stack:
         memory = stack.enter_context(GuestMemory(plan.ram, shared=shared_memory))
         for blob in plan.blobs:
             load(memory, blob)
-        vm = hypervisor.create_vm(deterministic=deterministic)
+        vm = hypervisor.create_vm(deterministic=plan.deterministic)
         stack.pop_all()
         stack.callback(_give_back, vm, memory)
         vcpus = _build(plan, vm, memory)
@@ -147,6 +143,8 @@ def _check(plan: BootPlan, facts: HostFacts) -> None:
         raise Unsupported(
             f"the plan is for {plan.architecture}, the {facts.backend} backend here runs {facts.architecture}"
         )
+    if plan.deterministic and not facts.has(Capability.DETERMINISTIC):
+        raise Unsupported(f"the plan is deterministic, the {facts.backend} backend knows only the host's time")
     if len(plan.vcpus) > facts.max_vcpus:
         raise Unsupported(
             f"the plan has {len(plan.vcpus)} vCPUs, the {facts.backend} backend runs at most {facts.max_vcpus}"
@@ -176,18 +174,6 @@ def _check_host_memory(plan: BootPlan) -> None:
         )
 
 
-def launch_as(config: MachineConfig, plan: BootPlan, hypervisor: Hypervisor, plugins: Plugins | None = None) -> Machine:
-    """Launch a plan with the rest of what its configuration says: how to get memory, which time to live in."""
-    return launch(
-        plan,
-        hypervisor,
-        plugins,
-        overcommit=config.overcommit,
-        shared_memory=config.shared_memory,
-        deterministic=config.deterministic,
-    )
-
-
 def boot(config: MachineConfig, backend: str | Hypervisor = "auto", plugins: Plugins | None = None) -> Machine:
     """Boot a machine: plan it, launch it, start it. A context manager, as every `Machine`.
 
@@ -199,7 +185,7 @@ def boot(config: MachineConfig, backend: str | Hypervisor = "auto", plugins: Plu
             stack.enter_context(open_hypervisor(backend, plugins, config)) if isinstance(backend, str) else backend
         )
         plan = assemble(config, hypervisor.facts, plugins)
-        machine = launch_as(config, plan, hypervisor, plugins)
+        machine = launch(plan, hypervisor, plugins, overcommit=config.overcommit, shared_memory=config.shared_memory)
         machine.own(stack.pop_all())
     try:
         return machine.start()

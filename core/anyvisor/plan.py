@@ -155,7 +155,8 @@ class BootPlan:
     """All of a machine's boot, as a value. See the module's docstring; made by `assemble`, carried out by `launch`.
 
     `ram` are the regions of RAM; `reserved` the address ranges that must stay free of RAM (the MMIO gap).
-    `vm_states_before` are put before the first vCPU is created, `vm_states_after` after the last.
+    `vm_states_before` are put before the first vCPU is created, `vm_states_after` after the last. A `deterministic`
+    plan is made for counted time (see `Hypervisor.create_vm`).
     """
 
     architecture: str
@@ -167,6 +168,7 @@ class BootPlan:
     vm_states_after: tuple[VmState, ...] = ()
     devices: tuple[DeviceSpec, ...] = ()
     steps: tuple[Step, ...] = ()
+    deterministic: bool = False
     format: int = FORMAT
 
     def __attrs_post_init__(self) -> None:

@@ -60,7 +60,7 @@ class Counter:
         self._register: int | None = None
         self._low: int | None = None
         self._read_high = False
-        self._latched: int | None = None
+        self._latched: list[int] = []
         self._status: int | None = None
         self._stand_empty()
 
@@ -154,23 +154,29 @@ class Counter:
         if self._status is not None:
             status, self._status = self._status, None
             return status
-        code = self._counted(now) if self._latched is None else self._latched
-        high = self._access == HIGH_BYTE or self._read_high
+        if self._latched:
+            return self._latched.pop(0)
+        low, high = self._bytes(now)
+        is_high = self._access == HIGH_BYTE or self._read_high
         if self._access == BOTH_BYTES:
-            self._read_high = not high
-        if not self._read_high:
-            self._latched = None
-        return code >> 8 if high else code & 0xFF
+            self._read_high = not is_high
+        return high if is_high else low
 
     def latch_count(self, now: int) -> None:
         """Keep the count until it is read; a count that is kept already stays."""
-        if self._latched is None:
-            self._latched = self._counted(now)
+        if not self._latched:
+            low, high = self._bytes(now)
+            self._latched = {BOTH_BYTES: [low, high], HIGH_BYTE: [high]}.get(self._access, [low])
 
     def latch_status(self, now: int) -> None:
         """Keep the status until it is read; a status that is kept already stays."""
         if self._status is None:
             self._status = (OUT if self.out(now) else 0) | (NULL_COUNT if self._null else 0) | self._control
+
+    def _bytes(self, now: int) -> tuple[int, int]:
+        """The count as it stands, the low byte first."""
+        high, low = divmod(self._counted(now), 0x100)
+        return low, high
 
     @staticmethod
     def _number(code: int) -> int:

@@ -12,12 +12,14 @@ import attrs
 
 from anyvisor import hookimpl
 from anyvisor.exits import Halted, Kicked, Shutdown
+from anyvisor.facts import Capability
 from anyvisor.x86_64.generic import FACTS
 from fakes import FakeHypervisor, FakeVcpu, FakeVm
 
 DATA, LINE_STATUS, KEYBOARD = 0x3F8, 0x3FD, 0x64
 RECEIVED = 1
 RESET = 0xFE
+CAPABILITIES = FACTS.capabilities - {Capability.DETERMINISTIC}
 
 
 @hookimpl
@@ -126,4 +128,4 @@ class ScriptedHypervisor(FakeHypervisor):
 
 
 def open_scripted():
-    return ScriptedHypervisor(facts=attrs.evolve(FACTS, backend="scripted", max_vcpus=8))
+    return ScriptedHypervisor(facts=attrs.evolve(FACTS, backend="scripted", max_vcpus=8, capabilities=CAPABILITIES))

@@ -24,7 +24,7 @@ from anyvisor.errors import GuestError, HypervisorUnavailable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCE_ROOTS = tuple(REPOSITORY / name for name in ("core", "backends", "plugins"))
-SELECTION = ("tests/backends", "tests/guests/inside")
+SELECTION = ("tests/backends/kvm", "tests/guests/inside")
 LIMIT_SECONDS = 900
 INNER_TEST_LIMIT_SECONDS = 300
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -53,14 +53,15 @@ def boot(backend: str, timeout: float | None, **options: Any) -> None:
     """
     from anyvisor.assemble import assemble
     from anyvisor.backends import open_hypervisor
-    from anyvisor.launch import launch_as
+    from anyvisor.launch import launch
     from anyvisor.stock import STOCK_COMMAND_LINE
 
     config = MachineOptions(**options).to_config(without_kernel=STOCK_COMMAND_LINE)
     with signals_end_it(*ENDING_SIGNALS), open_hypervisor(backend, config=config, tell=say) as hypervisor:
         config = config if config.kernel else _with_stock_kernel(config)
         plan = assemble(config, hypervisor.facts)
-        with launch_as(config, plan, hypervisor) as machine:
+        shared = config.shared_memory
+        with launch(plan, hypervisor, overcommit=config.overcommit, shared_memory=shared) as machine:
             _run(machine, timeout)
 
 

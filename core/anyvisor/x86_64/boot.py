@@ -72,6 +72,7 @@ def assemble(config: MachineConfig, facts: HostFacts, steps: Steps) -> BootPlan:
         vcpus=tuple(_vcpu(index, config, facts, steps, registers) for index in range(config.vcpus)),
         devices=devices,
         steps=steps.taken,
+        deterministic=config.deterministic,
     )
 
 

@@ -235,6 +235,7 @@ def _machine(plan: BootPlan) -> str:
             f"before the vCPUs: {', '.join(before) or 'nothing'}",
             f"vCPUs: {len(plan.vcpus)}, APIC ids {', '.join(str(vcpu.hardware_id) for vcpu in plan.vcpus)}",
             f"after the vCPUs: {', '.join(after) or 'nothing'}",
+            "time: counted from what the guest does" if plan.deterministic else "time: the host's",
         ]
     )
 

@@ -45,7 +45,15 @@ def _cpuid() -> Cpuid:
 FACTS = HostFacts(
     backend="none",
     architecture="x86_64",
-    capabilities=frozenset({Capability.IRQCHIP, Capability.PIT, Capability.NATIVE, Capability.FULL_SYSTEM}),
+    capabilities=frozenset(
+        {
+            Capability.IRQCHIP,
+            Capability.PIT,
+            Capability.NATIVE,
+            Capability.FULL_SYSTEM,
+            Capability.DETERMINISTIC,
+        }
+    ),
     states=tuple(name_of(kind) for kind in (*VCPU_STATES, Fpu, Irqchip, Pit, Clock)),
     supported=(_cpuid(),),
     max_vcpus=254,

@@ -8,7 +8,7 @@ from anyvisor.assemble import assemble
 from anyvisor.config import DEFAULT_COMMAND_LINE, MachineConfig
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.initramfs import busybox_initramfs
-from anyvisor.launch import launch_as
+from anyvisor.launch import launch
 from anyvisor.x86_64.cpuid import Cpuid
 from anyvisor.x86_64.features import Feature
 from anyvisor_kvm.hypervisor import open_kvm
@@ -38,7 +38,7 @@ def test_the_cloud_kernel_boots_on_kvm_with_the_machines_own_interrupt_chips_and
         plan = assemble(config, without_chips(kvm.facts))
         assert {"pic", "pit"} <= {device.kind for device in plan.devices}
         assert not plan.vm_states_before
-        with launch_as(config, plan, kvm) as machine:
+        with launch(plan, kvm) as machine:
             machine.start()
             log = converse(machine, cloud_kernel.version)
     assert b"No local APIC present" in log

@@ -355,6 +355,14 @@ def test_single_bytes_are_read_and_written_as_in_qemu(timers, access, mode):
         timers.same(theirs, lambda: timers.ours.inb(0x41))
 
 
+def test_a_latch_begins_with_the_low_byte_even_after_half_a_read_as_in_qemu(timers):
+    timers.program(0, 2, 50_000)
+    timers.run()
+    for read in (timers.qemu.read_port, timers.ours.inb):
+        read(0x40)
+    timers.check_count(0, latch=True)
+
+
 def test_latches_keep_what_qemus_keep(timers):
     """Count and status of two counters by one read-back; a second one changes nothing; status is read first."""
     timers.program(0, 2, 50_000)

@@ -262,6 +262,15 @@ def test_a_latched_count_stays_until_it_is_read(timer):
     assert timer.count(1) == 0xFFFF - 0x5000
 
 
+def test_a_latch_begins_with_the_low_byte_even_after_half_a_read(timer):
+    timer.program(1, 0, 0x34, 0x12)
+    assert timer.inb(0x41) == 0x34
+    timer.out(0x43, 0x40)
+    timer.at(0x100)
+    assert (timer.inb(0x41), timer.inb(0x41)) == (0x34, 0x12)
+    assert timer.inb(0x41) == 0x11  # the other half
+
+
 def test_read_back_gives_the_status_before_the_count(timer):
     timer.program(0, 2, 0, 0x10)
     timer.program(1, 0, 0, 0x20)
