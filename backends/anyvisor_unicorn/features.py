@@ -27,10 +27,15 @@ ABSENT = (
     Feature.MCE, Feature.MCA,
 )  # fmt: skip
 
+MIRRORED = 0x0183_F3FF
+"""The bits of leaf 0x80000001, EDX, that repeat those of leaf 1. AMD APM Vol. 3, E.4.2."""
+
 
 def supported_cpuid(*, apic: bool = False) -> Cpuid:
     """The most that a guest can be given; with an `apic`, machines bring a device that is one."""
-    return native_cpuid().without(*(each for each in ABSENT if not (apic and each is Feature.APIC)))
+    table = native_cpuid().without(*(each for each in ABSENT if not (apic and each is Feature.APIC)))
+    extended = table[0x80000001]
+    return table.replace(extended.replace(edx=extended.edx & ~MIRRORED | table[1].edx & MIRRORED))
 
 
 @functools.cache
@@ -39,15 +44,17 @@ def native_cpuid() -> Cpuid:
     with mmap.mmap(-1, 2 * CODE) as ram:
         ram[CODE : CODE + len(CPUID_HLT)] = CPUID_HLT
         base = ctypes.c_char.from_buffer(ram)
-        with closing(Engine()) as engine:
-            engine.map_ram(0, 2 * CODE, ctypes.addressof(base))
-            entries = [
-                _ask(engine, leaf, subleaf, indexed=leaf in INDEXED)
-                for first in (0, 0x80000000)
-                for leaf in range(first, _ask(engine, first).eax + 1)
-                for subleaf in range(INDEXED.get(leaf, 1))
-            ]
-        del base
+        try:
+            with closing(Engine()) as engine:
+                engine.map_ram(0, 2 * CODE, ctypes.addressof(base))
+                entries = [
+                    _ask(engine, leaf, subleaf, indexed=leaf in INDEXED)
+                    for first in (0, 0x80000000)
+                    for leaf in range(first, _ask(engine, first).eax + 1)
+                    for subleaf in range(INDEXED.get(leaf, 1))
+                ]
+        finally:
+            del base
     return Cpuid(tuple(entries))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import warnings
@@ -9,7 +10,7 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from anyvisor.codec import name_of
-from anyvisor.errors import HypervisorError, HypervisorUnavailable
+from anyvisor.errors import HypervisorError, HypervisorUnavailable, Unsupported
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.plugins import PluginWarning
 from anyvisor.x86_64.cpuid import Cpuid
@@ -42,6 +43,9 @@ def open_unicorn(mode: Mode | None = None, *, apic: bool = False) -> UnicornHype
         raise HypervisorUnavailable(
             f"unicorn {module.__version__} cannot run freely: {proof.problem}", "leave out the mode, or " + REMEDY
         )
+    if mode == "counted" and proof.counter_offset is None:
+        reason = f"unicorn {module.__version__} does not say how many instructions it has run"
+        raise HypervisorUnavailable(reason, "leave out the mode, or " + REMEDY)
     if mode is None and proof.problem:
         _warn(_note(proof, module.__version__, "counted"))
     return UnicornHypervisor(proof, module.__version__, mode or ("counted" if proof.problem else "fast"), apic=apic)
@@ -57,6 +61,7 @@ class UnicornHypervisor:
         self._proof = proof
         self._mode = mode
         self._vms: list[UnicornVm] = []
+        self._closed = False
         capabilities = {Capability.FULL_SYSTEM, Capability.KICK}
         if proof.counter_offset is not None:
             capabilities.add(Capability.DETERMINISTIC)
@@ -76,16 +81,20 @@ class UnicornHypervisor:
         """What the emulated processor can do."""
 
     def create_vm(self, *, deterministic: bool = False) -> UnicornVm:
-        """A new, empty VM."""
+        """A new, empty VM; Unsupported for a deterministic one without Capability.DETERMINISTIC."""
         from anyvisor_unicorn.vm import UnicornVm  # noqa: PLC0415 - needs unicorn
 
+        if self._closed:
+            raise HypervisorError("uc_open", errno.EBADF, "the emulated processor is closed")
+        if deterministic and not self.facts.has(Capability.DETERMINISTIC):
+            raise Unsupported("deterministic: this Unicorn does not say how many instructions it has run")
         vm = UnicornVm(
             self._proof,
             self.facts.physical_address_bits,
             counted=self._mode == "counted",
             deterministic=deterministic,
         )
-        self._vms.append(vm)
+        self._vms = [*(each for each in self._vms if not each.closed), vm]
         return vm
 
     def close(self) -> None:
@@ -93,6 +102,7 @@ class UnicornHypervisor:
         while self._vms:
             self._vms[-1].close()
             self._vms.pop()
+        self._closed = True
 
     def __enter__(self) -> Self:
         return self

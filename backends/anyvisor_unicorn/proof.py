@@ -35,6 +35,7 @@ GENERAL = registers(
 # fmt: off
 STORE_UNMAPPED = bytes([0x48, 0x89, 0x04, 0x25, 0x00, 0x00, 0xC0, 0x00])   # mov [UNMAPPED], rax
 LOAD_UNMAPPED = bytes([0x48, 0x8B, 0x04, 0x25, 0x00, 0x00, 0xC0, 0x00])    # mov rax, [UNMAPPED]
+SOFTWARE_INTERRUPT = bytes([0xCD, 0x30])                                    # int 0x30
 INCREMENT_LOOP = bytes([0x48, 0x83, 0x03, 0x01,                            # again: add qword [rbx], 1
                         0x48, 0xFF, 0xC9,                                  # dec rcx
                         0x75, 0xF7,                                        # jnz again
@@ -105,7 +106,7 @@ def _clocks(engine: Engine) -> tuple[int, int]:
 
 def prove_layout() -> None:
     """Disproof unless everything in `layout` is where it should be."""
-    with guest(STORE_UNMAPPED + LOAD_UNMAPPED) as (engine, _):
+    with guest(STORE_UNMAPPED + LOAD_UNMAPPED + SOFTWARE_INTERRUPT) as (engine, _):
         words = engine.state.cast("Q")
         halves = engine.state.cast("I")
         try:
@@ -171,22 +172,25 @@ def _prove_segments(engine: Engine, halves: memoryview, words: memoryview) -> No
 
 
 def _prove_faults(engine: Engine, words: memoryview, halves: memoryview) -> None:
-    """A store and a load of memory that is not mapped, as the hook sees them."""
-    seen: list[tuple[int, int, int, int]] = []
+    """A store and a load of memory that is not mapped, and a software interrupt, as the hook sees them."""
+    seen: list[tuple[int, ...]] = []
 
     def fault(_: int, vector: int, __: int) -> None:
         engine.save()
-        seen.append((vector, halves[layout.ERROR_CODE], words[layout.CR2], halves[layout.OLD_EXCEPTION]))
+        which = (layout.ERROR_CODE, layout.OLD_EXCEPTION, layout.IS_SOFTWARE)
+        seen.append((vector, words[layout.CR2], *(halves[each] for each in which)))
         halves[layout.OLD_EXCEPTION] = layout.NO_EXCEPTION
-        _expect("software interrupt", halves[layout.IS_SOFTWARE], 0)
         engine.restore()
         engine.stop()
 
     engine.hook_interrupts(fault)
-    engine.start(CODE, 1)
-    engine.start(CODE + len(STORE_UNMAPPED), 1)
-    if seen != [(14, 2, UNMAPPED, 14), (14, 0, UNMAPPED, 14)]:
-        raise Disproof(f"two page faults look otherwise than in the Unicorn that is known: {seen}")
+    rip = CODE
+    for instruction in (STORE_UNMAPPED, LOAD_UNMAPPED, SOFTWARE_INTERRUPT):
+        engine.start(rip, 1)
+        rip += len(instruction)
+    wanted = [(14, UNMAPPED, 2, 14, 0), (14, UNMAPPED, 0, 14, 0), (0x30, UNMAPPED, 0, layout.NO_EXCEPTION, 1)]
+    if seen != wanted:
+        raise Disproof(f"two page faults and an interrupt look otherwise than in the Unicorn that is known: {seen}")
 
 
 # -- the count of instructions -----------------------------------------------------------------------------------------

@@ -72,6 +72,8 @@ def get_sregs(cpu: Processor) -> Sregs:
 def put_sregs(cpu: Processor, sregs: Sregs) -> None:
     """Set segments, tables and control registers, and the mode that follows from them."""
     engine = cpu.engine
+    engine.save()
+    rip = cpu.u64[layout.RIP]  # loses its high half where long mode ends
     engine.write(CR0, CR0_ET)  # real mode: whatever mode it was in, from here every other can be entered
     _forget_long_mode(cpu)
     engine.write(CR4, int(sregs.cr4))
@@ -84,6 +86,7 @@ def put_sregs(cpu: Processor, sregs: Sregs) -> None:
         cpu.set_segment(number, segment.selector, segment.base, segment.limit, _flags(segment))
     cpu.set_segment(layout.GDT, 0, sregs.gdt.base, sregs.gdt.limit, 0)
     cpu.set_segment(layout.IDT, 0, sregs.idt.base, sregs.idt.limit, 0)
+    cpu.u64[layout.RIP] = rip
     cpu.u64[layout.CR2] = sregs.cr2
     cpu.u32[layout.HFLAGS] = cpu.u32[layout.HFLAGS] & ~MODE_BITS | _mode(cpu, sregs)
     cpu.u32[layout.OLD_EXCEPTION] = layout.NO_EXCEPTION

@@ -30,6 +30,7 @@ from anyvisor_unicorn.counted_clock import CountedClock
 from anyvisor_unicorn.cpuid_hook import CpuidHook
 from anyvisor_unicorn.engine import LOW_HALF, Engine, error_text
 from anyvisor_unicorn.faults import TripleFault
+from anyvisor_unicorn.io_hooks import IoHooks
 from anyvisor_unicorn.long_mode import FLAG_IF
 from anyvisor_unicorn.pace import FreePace, Pace
 from anyvisor_unicorn.processor import Processor
@@ -58,9 +59,9 @@ class UnicornVcpu:
         self._news = Bell()
         self._failure: BaseException | None = None
         self._shutdown = False
-        self._bus = Bus()
         self.exits = dict.fromkeys(("in", "out", "mmio", "exception", "syscall", "cpuid", "interrupt", "run"), 0)
         """How often each of them was answered."""
+        self.io = IoHooks(self.exits, self._fail)
         self._add_hooks()
 
     # -- state ---------------------------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ class UnicornVcpu:
             self._check()
             self._running = True
         try:
-            self._bus = bus
+            self.io.bus = bus
             self._engine.forget_code()
             self._pace.enter()
             with unraisable_kept(self._engine, self._fail):
@@ -235,8 +236,8 @@ class UnicornVcpu:
         engine.hook_cpuid(self._answer_cpuid)
         if self._counted is not None:
             engine.hook_rdtsc(self._read_tsc)
-        engine.hook_in(self._port_in)
-        engine.hook_out(self._port_out)
+        engine.hook_in(self.io.port_in)
+        engine.hook_out(self.io.port_out)
         engine.hook_interrupts(self._exception)
         engine.hook_invalid(self._invalid_opcode)
 
@@ -245,38 +246,6 @@ class UnicornVcpu:
         if self._failure is None:
             self._failure = error
         self._pace.ask()
-
-    def _port_in(self, _: int, port: int, size: int, __: int) -> int:
-        self.exits["in"] += 1
-        try:
-            return self._bus.read_port(port, size)
-        except BaseException as error:  # noqa: BLE001
-            self._fail(error)
-            return 0
-
-    def _port_out(self, _: int, port: int, size: int, value: int, __: int) -> None:
-        self.exits["out"] += 1
-        try:
-            self._bus.write_port(port, size, value)
-        except BaseException as error:  # noqa: BLE001
-            self._fail(error)
-
-    def read_mmio(self, address: int, size: int) -> int:
-        """A load from where there is no RAM."""
-        self.exits["mmio"] += 1
-        try:
-            return self._bus.read_mmio(address, size)
-        except BaseException as error:  # noqa: BLE001
-            self._fail(error)
-            return 0
-
-    def write_mmio(self, address: int, size: int, value: int) -> None:
-        """A store to where there is no RAM."""
-        self.exits["mmio"] += 1
-        try:
-            self._bus.write_mmio(address, size, value)
-        except BaseException as error:  # noqa: BLE001
-            self._fail(error)
 
     def _exception(self, _: int, vector: int, __: int) -> None:
         self.exits["exception"] += 1

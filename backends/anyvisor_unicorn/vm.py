@@ -33,12 +33,14 @@ class UnicornVm:
         """The host's time, or that which the guest makes pass."""
         self._memory: list[RamRegion] = []
         self._vcpu: UnicornVcpu | None = None
-        self._closed = False
+        self.closed = False
 
     def map_memory(self, ram: RamRegion, *, readonly: bool = False) -> None:
         """Give the guest a region of RAM, before its vCPU. The mapping must outlive the VM."""
         if readonly:
             raise Unsupported("the unicorn backend has no memory that is read-only for the guest")
+        if self.closed:
+            raise HypervisorError("uc_mem_map_ptr", errno.EBADF, f"{ram.region}: the VM is closed")
         if self._vcpu is not None:
             raise HypervisorError("uc_mem_map_ptr", errno.EBUSY, f"{ram.region}: memory comes before the vCPU")
         self._memory.append(ram)
@@ -53,9 +55,9 @@ class UnicornVm:
 
     def create_vcpu(self, index: int, hardware_id: int | None = None) -> UnicornVcpu:  # noqa: ARG002 - it has no APIC
         """The VM's one vCPU; HypervisorError (EEXIST) for a second."""
-        if self._vcpu is not None or self._closed:
+        if self._vcpu is not None or self.closed:
             raise HypervisorError(
-                "uc_open", errno.EBADF if self._closed else errno.EEXIST, f"vCPU {index}: a VM has one here"
+                "uc_open", errno.EBADF if self.closed else errno.EEXIST, f"vCPU {index}: a VM has one here"
             )
         engine = Engine()
         try:
@@ -119,7 +121,7 @@ class UnicornVm:
             self._vcpu.close()
         self.clock.close()
         self._memory.clear()
-        self._closed = True
+        self.closed = True
 
 
 def _map_mmio(engine: Engine, vcpu: UnicornVcpu, start: int, end: int) -> None:
@@ -127,10 +129,10 @@ def _map_mmio(engine: Engine, vcpu: UnicornVcpu, start: int, end: int) -> None:
         return
 
     def read(_: int, offset: int, size: int, __: int) -> int:
-        return vcpu.read_mmio(start + offset, size)
+        return vcpu.io.read_mmio(start + offset, size)
 
     def write(_: int, offset: int, size: int, value: int, __: int) -> None:
-        vcpu.write_mmio(start + offset, size, value)
+        vcpu.io.write_mmio(start + offset, size, value)
 
     engine.map_mmio(start, end - start, read, write)
 

@@ -1,7 +1,7 @@
-"""Guests of some lines of assembly in 64-bit mode, and a machine with 1 MiB of RAM to run them on the emulated processor.
+"""Guests of some lines of assembly in 64-bit mode, and a machine with 1 MiB of RAM for the emulated processor to run.
 
-The first 512 GiB are identity-mapped, in pages of 1 GiB, so what is not RAM is the bus. A vector has a handler where the
-guest gives it one; code is put together by the GNU assembler.
+The first 512 GiB are identity-mapped, in pages of 1 GiB, so what is not RAM is the bus. A vector has a handler where
+the guest gives it one; code is put together by the GNU assembler.
 """
 
 import collections
@@ -36,7 +36,7 @@ def assemble(source, address=CODE):
 
 
 class Recorder:
-    """Remembers what is written, and answers reads from `answers`, the last of them for ever; `then` is called after."""
+    """Remembers what is written, and answers reads from `answers`, the last of them for ever, then calls `then`."""
 
     def __init__(self, *answers, then=lambda: None):
         self.answers = list(answers) or [0]
@@ -75,10 +75,13 @@ class Source:
 class Guest:
     """A VM with one vCPU in long mode at `source`.
 
-    `ports` answers at PORT, `others` at OTHER_PORT, `mmio` from MMIO up. `handlers` has the code of vectors.
+    Or, if it is to be `fresh`, as it was made. `ports` answers at PORT, `others` at OTHER_PORT, `mmio` from MMIO up.
+    `handlers` has the code of vectors.
     """
 
-    def __init__(self, hypervisor, source="", *, handlers=(), interrupts=None, ram=None, deterministic=False):
+    def __init__(
+        self, hypervisor, source="", *, handlers=(), interrupts=None, ram=None, deterministic=False, fresh=False
+    ):
         self.bus = Bus()
         self.ports, self.others, self.mmio = Recorder(), Recorder(), Recorder()
         self.bus.add_ports(Region(PORT, 8, "ports"), self.ports)
@@ -95,7 +98,8 @@ class Guest:
         self.load(source)
         for vector, handler in dict(handlers).items():
             self.handle(vector, handler)
-        self.enter()
+        if not fresh:
+            self.enter()
 
     def load(self, source):
         self.memory.write(CODE, assemble(source))
@@ -162,7 +166,7 @@ class Runner(threading.Thread):
     def run(self):
         try:
             self.found = self.guest.vcpu.run(self.guest.bus)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - told to who asks for the result
             self.error = error
 
     def result(self, seconds=20):

@@ -1,18 +1,15 @@
-"""What a guest does to its bus, and what its devices do to it."""
+"""What a guest does to its bus: ports, strings of them, MMIO, and memory beside it."""
 
 import pytest
-from emulated_guests import ABOVE_RAM, CODE, DATA, HALT, MMIO, OTHER_PORT, PORT, RAM_BYTES, SPIN, STACK, assemble
+from emulated_guests import ABOVE_RAM, DATA, HALT, MMIO, RAM_BYTES
 
 from anyvisor.bus import Bus
 from anyvisor.exits import Halted, InternalError, Shutdown
 from anyvisor.memory import MIB, Region
-from anyvisor.x86_64.cpuid import Cpuid, CpuidEntry
-from anyvisor.x86_64.features import Feature
-from anyvisor.x86_64.state import DescriptorTable, Regs, Sregs
-from anyvisor_unicorn.hypervisor import open_unicorn
+from anyvisor.x86_64.cpuid import Cpuid
+from anyvisor.x86_64.state import Regs, Sregs
 
 ALL_ONES = (1 << 64) - 1
-OSXSAVE = 1 << 27
 
 
 @pytest.mark.parametrize(
@@ -162,201 +159,6 @@ def test_code_on_the_bus_is_an_internal_error_or_a_shutdown_and_the_state_stays_
     made = any_guest("mov $MMIO + 0x200000, %rax; jmp *%rax")
     assert isinstance(made.run(), InternalError | Shutdown)
     assert made.vcpu.get(Regs).rax == MMIO + 0x200000
-
-
-# -- CPUID -------------------------------------------------------------------------------------------------------------
-
-DUMP_CPUID = f"cpuid; mov %eax, DATA; mov %ebx, DATA+4; mov %ecx, DATA+8; mov %edx, DATA+12; {HALT}"
-
-
-def asked(made, leaf, subleaf=0):
-    assert made.run(rax=leaf | 0xABCD << 32, rcx=subleaf) == Halted()
-    data = made.memory.read(DATA, 16)
-    return tuple(int.from_bytes(data[i : i + 4], "little") for i in range(0, 16, 4))
-
-
-def test_cpuid_answers_from_the_table_that_was_put(any_guest):
-    made = any_guest(DUMP_CPUID)
-    table = Cpuid((
-        CpuidEntry(0, 0, 7, 1, 2, 3),
-        CpuidEntry(7, 0, 1, 0xFFFFFFFF, 5, 6, indexed=True),
-        CpuidEntry(7, 1, 11, 12, 13, 14, indexed=True),
-        CpuidEntry(0x40000000, 0, 0x40000001, 0x564B4D4B, 0x564B4D56, 0x4D),
-    ))  # fmt: skip
-    made.vcpu.put(table)
-    assert made.vcpu.get(Cpuid) == table
-    assert asked(made, 0, 99) == (7, 1, 2, 3)
-    assert asked(made, 7) == (1, 0xFFFFFFFF, 5, 6)
-    assert asked(made, 7, 1) == (11, 12, 13, 14)
-    assert asked(made, 0x40000000)[0] == 0x40000001
-    made.vcpu.put(Cpuid((CpuidEntry(0, 0, 1, 1, 1, 1),)))
-    assert asked(made, 0) == (1, 1, 1, 1), "what was answered before is forgotten"
-
-
-def test_cpuid_shows_in_osxsave_what_cr4_says(any_guest):
-    switch = "mov %cr4, %rbx; and $~(1<<18), %rbx; test %rsi, %rsi; jz 1f; or $1<<18, %rbx; 1: mov %rbx, %cr4;"
-    made = any_guest(switch + DUMP_CPUID)
-    for in_table in (0, 1 << 27):
-        made.vcpu.put(Cpuid((CpuidEntry(1, 0, 0x800F12, 0, 1 << 26 | in_table, 0),)))
-        for on in (0, 1):
-            made.enter(rax=1, rsi=on)
-            assert made.vcpu.run(made.bus) == Halted()
-            assert made.word(DATA + 8) & 0xFFFFFFFF == 1 << 26 | on << 27
-
-
-def test_without_a_table_the_engine_answers_for_itself(any_guest):
-    made = any_guest(DUMP_CPUID)
-    assert made.vcpu.get(Cpuid) == Cpuid()
-    _, *vendor = asked(made, 0)
-    assert b"".join(vendor[i].to_bytes(4, "little") for i in (0, 2, 1)) == b"AuthenticAMD"
-
-
-def test_the_supported_table_is_the_engines_own_less_what_does_not_work(guest, unicorn):
-    supported = unicorn.facts.supported_state(Cpuid)
-    made = guest(DUMP_CPUID)
-    missing = set()
-    for entry in supported:
-        told = CpuidEntry(entry.leaf, entry.subleaf, *asked(made, entry.leaf, entry.subleaf), indexed=entry.indexed)
-        osxsave = OSXSAVE if entry.leaf == 1 else 0  # shows CR4, which is another one here
-        claimed = entry.replace(ecx=entry.ecx & ~osxsave)
-        assert claimed == told or entry.leaf in (1, 7, 0x80000001)
-        assert all(ours & ~theirs == 0 for ours, theirs in zip(claimed.registers, told.registers, strict=True))
-        missing |= Cpuid((told,)).features - Cpuid((claimed,)).features
-    assert {Feature.APIC, Feature.SVM, Feature.MONITOR, Feature.RDRAND} <= missing
-
-
-# -- endings -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "rest", ["", ".byte 0x0f, 0x0b", ".byte 0xff, 0xff, 0xff", "hlt; ud2", "1: hlt; jmp 1b", "jmp ."]
-)
-def test_hlt_with_interrupts_off_is_halted_and_rip_behind_it_whatever_follows(any_guest, rest):
-    made = any_guest(f"nop; cli; hlt; {rest}")
-    for _ in range(20):
-        made.enter()
-        assert made.vcpu.run(made.bus) == Halted()
-        assert made.vcpu.get(Regs).rip == CODE + 3
-
-
-def test_after_halted_the_next_run_goes_on_behind_the_hlt(any_guest):
-    made = any_guest("cli; hlt; out %al, $PORT; hlt")
-    assert made.run() == Halted()
-    assert made.vcpu.run(made.bus) == Halted()
-    assert made.ports.writes == [(0, 1, 0)]
-
-
-def test_an_exception_without_a_handler_is_a_shutdown_and_the_state_stays_readable(any_guest):
-    made = any_guest("mov $0x1234, %ebx; ud2")
-    assert made.run() == Shutdown()
-    regs = made.vcpu.get(Regs)
-    assert (regs.rip, regs.rbx) == (CODE + 5, 0x1234)
-    assert made.vcpu.get(Sregs).cr3 != 0
-
-
-def test_a_stack_that_is_nowhere_leads_from_any_exception_to_a_shutdown(any_guest):
-    made = any_guest("mov $0x100000000000, %rsp; int3", handlers={3: HALT, 8: HALT, 14: HALT})
-    assert made.run() == Shutdown()
-
-
-def test_after_a_shutdown_the_vcpu_can_be_set_up_again(any_guest):
-    made = any_guest("ud2")
-    assert made.run() == Shutdown()
-    made.handle(6, HALT)
-    made.enter()
-    assert made.vcpu.run(made.bus) == Halted()
-
-
-def test_code_that_the_host_changed_while_nobody_ran_is_run_as_it_is_now(any_guest):
-    made = any_guest(f"mov $1, %ebx; {HALT}")
-    for value in (1, 2, 3):
-        made.load(f"mov ${value}, %ebx; {HALT}")
-        assert made.run(rbx=0) == Halted()
-        assert made.vcpu.get(Regs).rbx == value
-
-
-def test_code_that_the_guest_changes_is_run_as_it_is_now(any_guest):
-    made = any_guest(f"""
-        mov $3, %ecx
-    1:  call change; dec %ecx; jnz 1b
-        {HALT}
-    change:
-        incb 2f + 1(%rip)
-    2:  mov $0, %al
-        out %al, $PORT
-        ret""")
-    assert made.run() == Halted()
-    assert made.ports.values == [1, 2, 3]
-
-
-# -- devices that fail -------------------------------------------------------------------------------------------------
-
-
-class Broken(Exception):
-    """What a device should not raise."""
-
-
-def failing(number=0):
-    def fail(*_):
-        raise Broken(number)
-
-    return fail
-
-
-@pytest.mark.parametrize(
-    "access", ["in $PORT, %al", "out %al, $PORT", "mov MMIO, %eax", "mov %eax, MMIO", "mov $PORT, %edx; outsb"]
-)
-def test_what_a_device_raises_comes_out_of_run(any_guest, access):
-    made = any_guest(f"mov $0x5A, %eax; mov $DATA, %esi; {access}; incq DATA; {SPIN}")
-    for device in (made.ports, made.mmio):
-        device.then = failing()
-    with pytest.raises(Broken):
-        made.run()
-    assert made.vcpu.get(Regs).rip >= CODE
-
-
-def test_after_a_device_has_raised_the_access_reads_zero_and_the_guest_goes_on(any_guest):
-    made = any_guest(f"mov $~0, %eax; in $PORT, %eax; {HALT}")
-    made.ports.then = failing()
-    with pytest.raises(Broken):
-        made.run()
-    assert made.vcpu.run(made.bus) == Halted()
-    assert made.vcpu.get(Regs).rax == 0
-
-
-def test_of_several_failures_the_first_is_told_and_none_is_told_later(any_guest):
-    made = any_guest(f"out %al, $PORT; out %al, $PORT; out %al, $OTHER_PORT; {HALT}")
-    made.ports.then, made.others.then = failing(1), failing(2)
-    with pytest.raises(Broken, match="1"):
-        made.run()
-    made.ports.then = made.others.then = lambda: None
-    assert made.vcpu.run(made.bus) == Halted()
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError])
-def test_any_exception_of_a_device_comes_out(any_guest, error):
-    def fail():
-        raise error
-
-    made = any_guest("out %al, $PORT; jmp .")
-    made.ports.then = fail
-    with pytest.raises(error):
-        made.run()
-
-
-@pytest.mark.parametrize("answer", [None, "7", -1, 1 << 80, 1.5])
-def test_a_device_that_answers_nonsense_is_an_error_or_cut_to_size(any_guest, answer):
-    made = any_guest(f"in $PORT, %eax; mov %eax, DATA; {HALT}")
-    made.ports.answers = [answer]
-    if isinstance(answer, int):
-        assert made.run() == Halted()
-        assert made.word() == answer & 0xFFFFFFFF
-    else:
-        with pytest.raises(TypeError):
-            made.run()
-
-
-# -- string I/O and a stop ---------------------------------------------------------------------------------------------
 
 
 def test_a_device_that_asks_for_a_kick_in_the_middle_of_rep_outs_loses_and_doubles_nothing(any_guest):
