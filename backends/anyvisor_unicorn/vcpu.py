@@ -59,7 +59,9 @@ class UnicornVcpu:
         self._news = Bell()
         self._failure: BaseException | None = None
         self._shutdown = False
-        self.exits = dict.fromkeys(("in", "out", "mmio", "exception", "syscall", "cpuid", "interrupt", "run"), 0)
+        self.exits: dict[str, int] = dict.fromkeys(
+            ("in", "out", "mmio", "exception", "syscall", "cpuid", "interrupt", "run"), 0
+        )
         """How often each of them was answered."""
         self.io = IoHooks(self.exits, self._fail)
         self._add_hooks()
