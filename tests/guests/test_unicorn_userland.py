@@ -68,7 +68,7 @@ SCRIPTS = {
         seq 1 3000 | tee >(md5sum >second) | md5sum; wait; sleep 0.2; cat second
     """,
     "signals": r"""
-        trap 'echo got USR1' USR1; trap 'echo leaving' EXIT
+        trap 'echo got USR1' USR1
         (sleep 0.3; kill -USR1 $$; sleep 0.5) & wait $!; echo "wait was interrupted: $?"; wait
         sleep 100 & kill $!; wait $!; echo "terminated: $?"
         (kill -9 $BASHPID); echo "killed: $?"
@@ -76,6 +76,7 @@ SCRIPTS = {
             else { close $r; print $w "from the child\n"; close $w; exit 7 }'
         perl -e 'my $p = 0; print 1 / $p' 2>&1; echo $?
         perl -e '$SIG{SEGV} = "DEFAULT"; kill SEGV => $$'; echo $?
+        trap 'echo leaving' EXIT  # last, since a child that is killed before its program starts would leave, too
     """,
 }
 """What is run here and there. Arithmetic that depends on fused multiply-add is not among it."""

@@ -176,13 +176,16 @@ def test_one_that_does_not_show_its_count_is_fast_and_not_deterministic(unproven
 
 
 def test_doctor_shows_the_note(unproven):
+    import click
     from click.testing import CliRunner
 
+    from anyvisor.cli import cli
     from anyvisor.cli.doctor import doctor
 
+    parent = click.Context(cli, **cli.context_settings)  # click keeps the help option of the first context
     unproven.setattr(proof, "find_exit_flag", disprove)
     with pytest.warns(PluginWarning):
-        shown = CliRunner().invoke(doctor)
+        shown = CliRunner().invoke(doctor, parent=parent)
     assert "counted: a third as fast, and safe, since the engine is another one" in shown.output
 
 
