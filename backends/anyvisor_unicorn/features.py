@@ -6,20 +6,15 @@ random numbers would be the host's, and no two runs the same. SVM and MONITOR ar
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import mmap
-from contextlib import closing
-
-from unicorn import x86_const as x86
 
 from anyvisor.x86_64.cpuid import Cpuid, CpuidEntry
 from anyvisor.x86_64.features import Feature
+from anyvisor_unicorn.cpuid_hook import REGISTERS
 from anyvisor_unicorn.engine import Engine
+from anyvisor_unicorn.guests import CODE, guest
 
-CODE = 0x1000
 CPUID_HLT = bytes([0x0F, 0xA2, 0xF4])
-REGISTERS = (x86.UC_X86_REG_RAX, x86.UC_X86_REG_RBX, x86.UC_X86_REG_RCX, x86.UC_X86_REG_RDX)
 INDEXED = {4: 4, 7: 1, 0xB: 2, 0xD: 10, 0x8000001D: 4}
 """Leaves that have subleaves, and how many are asked for."""
 ABSENT = (
@@ -41,20 +36,13 @@ def supported_cpuid(*, apic: bool = False) -> Cpuid:
 @functools.cache
 def native_cpuid() -> Cpuid:
     """The table of the engine's own processor."""
-    with mmap.mmap(-1, 2 * CODE) as ram:
-        ram[CODE : CODE + len(CPUID_HLT)] = CPUID_HLT
-        base = ctypes.c_char.from_buffer(ram)
-        try:
-            with closing(Engine()) as engine:
-                engine.map_ram(0, 2 * CODE, ctypes.addressof(base))
-                entries = [
-                    _ask(engine, leaf, subleaf, indexed=leaf in INDEXED)
-                    for first in (0, 0x80000000)
-                    for leaf in range(first, _ask(engine, first).eax + 1)
-                    for subleaf in range(INDEXED.get(leaf, 1))
-                ]
-        finally:
-            del base
+    with guest(CPUID_HLT) as (engine, _):
+        entries = [
+            _ask(engine, leaf, subleaf, indexed=leaf in INDEXED)
+            for first in (0, 0x80000000)
+            for leaf in range(first, _ask(engine, first).eax + 1)
+            for subleaf in range(INDEXED.get(leaf, 1))
+        ]
     return Cpuid(tuple(entries))
 
 

@@ -47,6 +47,10 @@ class Pace(Protocol):
         """Have the engine come back soon; from any thread."""
         ...
 
+    def ask_later(self) -> None:
+        """Have the engine come back in a moment: it has something to do before it can be asked again."""
+        ...
+
     def instructions(self) -> int:
         """How many instructions were run since `begin`, where that is counted."""
         ...
@@ -171,6 +175,9 @@ class CountedPace:
         """Every slice ends by itself."""
 
     def ask(self) -> None:
+        """The slice ends soon."""
+
+    def ask_later(self) -> None:
         """The slice ends soon."""
 
     def instructions(self) -> int:

@@ -202,10 +202,11 @@ def find_counter() -> int:
     for length, count in ((101, 777), (37, 1000), (211, 5000)):
         with guest(bytes([0x90] * (length - 1) + [0xF4])) as (engine, _):
             engine.start(CODE, count)
+            structure = ctypes.string_at(engine.address, STRUCTURE_BYTES)
             found = {
                 i
                 for i in range(0, STRUCTURE_BYTES - 16, 8)
-                if struct.unpack_from("<QQ", ctypes.string_at(engine.address + i, 16)) == (length, count)
+                if struct.unpack_from("<QQ", structure, i) == (length, count)
             }
         places = found if places is None else places & found
     if not places or len(places) > 1:

@@ -17,14 +17,14 @@ import attrs
 from anyvisor.errors import Unsupported
 from anyvisor_unicorn import layout, paging
 from anyvisor_unicorn.faults import GP, NP, SS, TS, Fault
+from anyvisor_unicorn.long_mode import FLAG_IF, FLAG_NT, FLAG_RF, FLAG_TF, FLAG_VM, IN_IDT, IN_LDT
 from anyvisor_unicorn.processor import Processor
 
 INTERRUPT_GATES, TRAP_GATES, TASK_GATE = (0x6, 0xE), (0x7, 0xF), 0x5
 IS_32_BIT = 8
 """The bit of a gate's or TSS's type that tells the 386's from the 286's."""
-FLAG_TF, FLAG_IF, FLAG_NT, FLAG_RF, FLAG_VM = 1 << 8, 1 << 9, 1 << 14, 1 << 16, 1 << 17
-EXTERNAL, IN_IDT, IN_LDT = 1, 2, 4
-"""Bits of an error code: not the program's own doing; the index is of the IDT, of the LDT."""
+EXTERNAL = 1
+"""Bit of an error code: not the program's own doing."""
 F_ACCESSED, F_EXPAND_DOWN, F_GRANULARITY = 1 << 8, 1 << 10, 1 << 23
 
 

@@ -9,11 +9,12 @@ import struct
 
 from anyvisor_unicorn import layout, paging
 from anyvisor_unicorn.faults import GP, SS, Fault
+from anyvisor_unicorn.long_mode import FLAG_IF, FLAG_RF, FLAG_TF
 from anyvisor_unicorn.processor import Processor
 
 ENTRY_BYTES = 4
 """Of the interrupt vector table: an offset, and what CS is loaded with."""
-FLAG_TF, FLAG_IF, FLAG_RF, FLAG_AC = 1 << 8, 1 << 9, 1 << 16, 1 << 18
+FLAG_AC = 1 << 18
 CLEARED = FLAG_TF | FLAG_IF | FLAG_RF | FLAG_AC
 SP_MASK, WORD_BYTES = 0xFFFF, 2
 

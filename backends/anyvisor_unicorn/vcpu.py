@@ -32,7 +32,7 @@ from anyvisor_unicorn.engine import LOW_HALF, Engine, error_text
 from anyvisor_unicorn.faults import TripleFault
 from anyvisor_unicorn.io_hooks import IoHooks
 from anyvisor_unicorn.long_mode import FLAG_IF
-from anyvisor_unicorn.pace import FreePace, Pace
+from anyvisor_unicorn.pace import Pace
 from anyvisor_unicorn.processor import Processor
 from anyvisor_unicorn.signals import unraisable_kept
 from anyvisor_unicorn.states import VCPU_STATES, Accessors
@@ -188,7 +188,7 @@ class UnicornVcpu:
             self.exits["interrupt"] += 1
             self._halted = False
             delivery.deliver_interrupt(cpu, vector)
-        if source.pending and isinstance(self._pace, FreePace):
+        if source.pending:
             self._pace.ask_later()
 
     def _wait(self) -> None:
