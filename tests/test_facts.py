@@ -1,3 +1,6 @@
+import json
+
+import attrs
 import pytest
 
 from anyvisor.errors import PlanError, Unsupported
@@ -26,3 +29,9 @@ def test_what_a_host_supports_is_asked_by_type():
 def test_capabilities_are_asked_by_name():
     assert FACTS.has(Capability.IRQCHIP)
     assert not FACTS.has(Capability.DIRTY_LOG)
+
+
+def test_facts_of_before_there_were_modes_can_still_be_read():
+    data = json.loads(FACTS.to_json())
+    del data["modes"]
+    assert HostFacts.from_json(json.dumps(data)) == attrs.evolve(FACTS, modes=())

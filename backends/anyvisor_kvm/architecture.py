@@ -55,6 +55,8 @@ class Architecture:
     """One architecture's half of the backend. States are restored in the order of their tables."""
 
     name: str
+    modes: tuple[str, ...]
+    """See `HostFacts.modes`."""
     required: tuple[Cap, ...]
     kvm_fd: type[KvmFd]
     vm_fd: Callable[[Any, int], VmFd]

@@ -145,6 +145,7 @@ def _host(kvm: KvmFd, architecture: Architecture, kick_signal: int | None) -> Ho
 
 def _facts(kvm: KvmFd, architecture: Architecture, kick_signal: int | None) -> HostFacts:
     capabilities = {capability for capability, caps in CAPABILITIES.items() if kvm.has(*caps)}
+    capabilities.add(Capability.FULL_PROCESSOR)
     if kick_signal is not None:
         capabilities.add(Capability.KICK)
     survey = architecture.survey(kvm)
@@ -156,6 +157,7 @@ def _facts(kvm: KvmFd, architecture: Architecture, kick_signal: int | None) -> H
         architecture=architecture.name,
         capabilities=frozenset(capabilities),
         states=tuple(name_of(kind) for table in tables for kind in table),
+        modes=architecture.modes,
         supported=survey.supported,
         max_vcpus=kvm.check_extension(Cap.MAX_VCPUS) or kvm.check_extension(Cap.NR_VCPUS) or 1,
         recommended_vcpus=kvm.check_extension(Cap.NR_VCPUS) or 1,

@@ -14,6 +14,7 @@ from anyvisor.errors import HypervisorError, HypervisorUnavailable, Unsupported
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.plugins import PluginWarning
 from anyvisor.x86_64.cpuid import Cpuid
+from anyvisor.x86_64.modes import MODES
 from anyvisor.x86_64.msrs import Msrs
 from anyvisor.x86_64.state import DebugRegs, Fpu, MpState, Regs, Sregs
 
@@ -62,7 +63,7 @@ class UnicornHypervisor:
         self._mode = mode
         self._vms: list[UnicornVm] = []
         self._closed = False
-        capabilities = {Capability.FULL_SYSTEM, Capability.KICK}
+        capabilities = {Capability.FULL_PROCESSOR, Capability.FULL_SYSTEM, Capability.KICK}
         if proof.counter_offset is not None:
             capabilities.add(Capability.DETERMINISTIC)
         self.facts = HostFacts(
@@ -70,6 +71,7 @@ class UnicornHypervisor:
             architecture="x86_64",
             capabilities=frozenset(capabilities),
             states=tuple(name_of(kind) for kind in STATES),
+            modes=MODES,
             supported=(cpuid,),
             max_vcpus=1,
             recommended_vcpus=1,

@@ -91,7 +91,9 @@ def _rank(facts: HostFacts) -> tuple[bool, bool]:
 
 
 def _check_fit(facts: HostFacts, config: MachineConfig | None) -> None:
-    """Refuse a backend that cannot run that machine."""
+    """Refuse a backend that cannot run that machine, or any."""
+    if not facts.modes:
+        raise HypervisorUnavailable("it executes no guest code", "name it to have it all the same")
     if config and config.vcpus > facts.max_vcpus:
         remedy = f"ask for {facts.max_vcpus} at most"
         raise HypervisorUnavailable(f"{config.vcpus} vCPUs are more than the {facts.max_vcpus} it runs", remedy)

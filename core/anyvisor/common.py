@@ -35,6 +35,7 @@ def _common(first: HostFacts, second: HostFacts) -> HostFacts:
         architecture=first.architecture,
         capabilities=first.capabilities & second.capabilities,
         states=tuple(name for name in first.states if name in second.states),
+        modes=tuple(name for name in first.modes if name in second.modes),
         supported=_common_states(first, second),
         max_vcpus=min(first.max_vcpus, second.max_vcpus),
         recommended_vcpus=min(first.recommended_vcpus, second.recommended_vcpus),

@@ -46,6 +46,8 @@ class Capability(enum.Enum):
     """It can run a guest in counted time, so that every run of the same plan is the same."""
     KICK = "kick"
     """`Vcpu.kick` ends `run` promptly, also when the guest spins."""
+    FULL_PROCESSOR = "full-processor"
+    """A whole processor: every instruction, exception and interrupt of the modes it has. Without it, a few only."""
 
 
 @attrs.frozen
@@ -61,6 +63,9 @@ class HostFacts:
     architecture: str
     capabilities: frozenset[Capability] = frozenset()
     states: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+    """The processor modes in which it executes guest code, in the architecture's words (x86_64: real, protected,
+    long); none for a backend that executes nothing."""
     supported: tuple[State, ...] = ()
     max_vcpus: int = 1
     recommended_vcpus: int = 1

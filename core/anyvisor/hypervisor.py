@@ -2,23 +2,32 @@
 
 They hold only what every architecture and every hypervisor has. State is addressed by type: which types there are
 stands in `anyvisor.x86_64.state` and its siblings, which of them a backend knows in its `HostFacts`.
+
+A backend may subclass them, and then leave out what it cannot do: the methods that need a capability raise
+`Unsupported` here, and a processor without interrupts takes none. It need not subclass them to be one.
 """
 
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Protocol, Self, TypeVar
 
 from anyvisor.bus import Bus
 from anyvisor.clock import Clock
+from anyvisor.errors import Unsupported
 from anyvisor.exits import Exit
-from anyvisor.facts import HostFacts
+from anyvisor.facts import Capability, HostFacts
 from anyvisor.interrupts import InterruptSource
 from anyvisor.memory import RamRegion, Region
 from anyvisor.states import VcpuState, VmState
 
 S = TypeVar("S", bound=VcpuState)
 M = TypeVar("M", bound=VmState)
+
+
+def _lacks(vm: Vm, capability: Capability) -> NoReturn:
+    question = f"facts.has(Capability.{capability.name})"
+    raise Unsupported(f"{type(vm).__name__} has no {capability.value}; ask {question} first")
 
 
 class Vcpu(Protocol):
@@ -28,10 +37,12 @@ class Vcpu(Protocol):
     refuses a state, `Unsupported` for a state type that the backend does not know.
     """
 
-    @property
-    def index(self) -> int:
-        """Which vCPU of its VM this is, from 0."""
-        ...
+    if TYPE_CHECKING:  # a property of a protocol would be inherited, and could not be set by who subclasses it
+
+        @property
+        def index(self) -> int:
+            """Which vCPU of its VM this is, from 0."""
+            ...
 
     def get(self, kind: type[S]) -> S:
         """A part of the vCPU's state: `vcpu.get(Regs)`."""
@@ -53,13 +64,12 @@ class Vcpu(Protocol):
     def take_interrupts_from(self, source: InterruptSource) -> None:
         """Wire this vCPU's INTR pin to a controller of the machine's own, before it runs.
 
-        For a VM whose interrupt controllers are not in the hypervisor; Unsupported for one that has them there.
+        For a VM whose interrupt controllers are not in the hypervisor; Unsupported for one that has them there. A
+        processor without interrupts never asks the source for any.
         """
-        ...
 
     def notify_interrupt(self) -> None:
         """Look at the interrupt source soon: its `pending` has changed. From any thread; `run` does not return."""
-        ...
 
     def kick(self) -> None:
         """Make `run` return soon with `Kicked`; from any thread.
@@ -77,10 +87,12 @@ class Vcpu(Protocol):
 class Vm(Protocol):
     """One virtual machine: memory, vCPUs, and what the vCPUs share."""
 
-    @property
-    def clock(self) -> Clock:
-        """The time that the VM's devices live in. Belongs to the VM and is closed with it."""
-        ...
+    if TYPE_CHECKING:  # a property of a protocol would be inherited, and could not be set by who subclasses it
+
+        @property
+        def clock(self) -> Clock:
+            """The time that the VM's devices live in. Belongs to the VM and is closed with it."""
+            ...
 
     def map_memory(self, ram: RamRegion, *, readonly: bool = False) -> None:
         """Let the guest see a region of RAM. The mapping must outlive the VM."""
@@ -88,11 +100,11 @@ class Vm(Protocol):
 
     def get(self, kind: type[M]) -> M:
         """A part of the state that vCPUs share: `vm.get(Irqchip)`."""
-        ...
+        raise Unsupported(f"{type(self).__name__} has no {kind.__name__}; facts.states names what there is")
 
     def put(self, state: VmState) -> None:
         """Set such a part; the first put of a chip creates it."""
-        ...
+        raise Unsupported(f"{type(self).__name__} has no {type(state).__name__}; facts.states names what there is")
 
     def create_vcpu(self, index: int, hardware_id: int | None = None) -> Vcpu:
         """A new vCPU in its architecture's reset state.
@@ -104,30 +116,30 @@ class Vm(Protocol):
 
     def set_irq(self, gsi: int, level: bool) -> None:
         """Raise or lower an interrupt line of the platform's interrupt controller. Needs Capability.IRQCHIP."""
-        ...
+        _lacks(self, Capability.IRQCHIP)
 
     def add_irqfd(self, fd: int, gsi: int, resample_fd: int = -1) -> None:
         """Let an eventfd raise `gsi`; `resample_fd` is signalled at the guest's end of interrupt. Capability.IRQFD."""
-        ...
+        _lacks(self, Capability.IRQFD)
 
     def remove_irqfd(self, fd: int, gsi: int) -> None:
         """Undo `add_irqfd`."""
-        ...
+        _lacks(self, Capability.IRQFD)
 
     def add_ioeventfd(self, fd: int, region: Region, *, port: bool = False, match: int | None = None) -> None:
         """Signal an eventfd on guest writes to `region` (1, 2, 4 or 8 bytes), or only on those of the value `match`.
 
         `port` picks the I/O port space instead of MMIO. Needs Capability.IOEVENTFD.
         """
-        ...
+        _lacks(self, Capability.IOEVENTFD)
 
     def remove_ioeventfd(self, fd: int, region: Region, *, port: bool = False, match: int | None = None) -> None:
         """Undo `add_ioeventfd`."""
-        ...
+        _lacks(self, Capability.IOEVENTFD)
 
     def coalesce(self, region: Region, *, port: bool = False) -> None:
         """Gather guest writes to `region` and deliver them, in order, at the next exit. Capability.COALESCED_IO."""
-        ...
+        _lacks(self, Capability.COALESCED_IO)
 
     def close(self) -> None:
         """Give the VM and every vCPU still open back; may be called twice."""
@@ -137,10 +149,12 @@ class Vm(Protocol):
 class Hypervisor(Protocol):
     """A way to run virtual machines on this host. A context manager."""
 
-    @property
-    def facts(self) -> HostFacts:
-        """What it can do; asked once."""
-        ...
+    if TYPE_CHECKING:  # a property of a protocol would be inherited, and could not be set by who subclasses it
+
+        @property
+        def facts(self) -> HostFacts:
+            """What it can do; asked once."""
+            ...
 
     def create_vm(self, *, deterministic: bool = False) -> Vm:
         """A new, empty VM.
@@ -152,10 +166,11 @@ class Hypervisor(Protocol):
 
     def close(self) -> None:
         """Give the hypervisor back; VMs that are still open stay usable or are closed, but nothing leaks."""
-        ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.close()

@@ -7,12 +7,13 @@ read-modify-write written down as a value.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
 
 from anyvisor.codec import name_of
-from anyvisor.errors import PlanError
+from anyvisor.errors import PlanError, Unsupported
 
 
 class State:
@@ -34,6 +35,17 @@ class VmState(State):
     """
 
     __slots__ = ()
+
+
+class Kept(dict[type[State], State]):
+    """The states of a vCPU or VM that keeps them as they are, by type; Unsupported for a type that is not there."""
+
+    def __init__(self, states: Iterable[State]):
+        super().__init__({type(state): state for state in states})
+
+    def __missing__(self, kind: type[State]) -> State:
+        known = ", ".join(each.__name__ for each in self)
+        raise Unsupported(f"this backend has no {kind.__name__} here; it has {known}")
 
 
 @attrs.frozen(init=False)

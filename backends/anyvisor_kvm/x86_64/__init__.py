@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from anyvisor.x86_64.cpuid import Cpuid
+from anyvisor.x86_64.modes import MODES
 from anyvisor.x86_64.msrs import Msrs
 from anyvisor_kvm.abi import Cap
 from anyvisor_kvm.architecture import Architecture, Survey
@@ -59,6 +60,7 @@ def has_virtualisation(cpuinfo: Path) -> bool:
 
 X86_64 = Architecture(
     name="x86_64",
+    modes=MODES,
     required=(
         Cap.USER_MEMORY,
         Cap.IMMEDIATE_EXIT,

@@ -46,6 +46,7 @@ def to_data(status: BackendStatus) -> dict[str, Any]:
             "architecture": facts.architecture,
             "capabilities": sorted(each.value for each in facts.capabilities),
             "states": list(facts.states),
+            "modes": list(facts.modes),
             "max_vcpus": facts.max_vcpus,
             "recommended_vcpus": facts.recommended_vcpus,
             "max_memory_slots": facts.max_memory_slots,
@@ -59,7 +60,7 @@ def _facts(facts: HostFacts) -> list[str]:
     vcpus = f"up to {facts.max_vcpus} vCPUs (recommended: {facts.recommended_vcpus})"
     memory = f"{facts.max_memory_slots} memory regions, {facts.physical_address_bits} address bits"
     return [
-        f"{facts.architecture}, {vcpus}, {memory}",
+        f"{facts.architecture} ({', '.join(facts.modes) or 'executes nothing'}), {vcpus}, {memory}",
         f"can do: {', '.join(sorted(each.value for each in facts.capabilities)) or 'nothing special'}",
         *(f"note: {note}" for note in facts.notes),
     ]

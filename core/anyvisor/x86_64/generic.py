@@ -11,6 +11,7 @@ from anyvisor.facts import Capability, HostFacts
 from anyvisor.x86_64.chips import Clock, Irqchip, Pit
 from anyvisor.x86_64.cpuid import Cpuid, CpuidEntry
 from anyvisor.x86_64.features import Feature
+from anyvisor.x86_64.modes import MODES
 from anyvisor.x86_64.state import VCPU_STATES, Fpu
 
 PHYSICAL_ADDRESS_BITS = 46
@@ -51,10 +52,12 @@ FACTS = HostFacts(
             Capability.PIT,
             Capability.NATIVE,
             Capability.FULL_SYSTEM,
+            Capability.FULL_PROCESSOR,
             Capability.DETERMINISTIC,
         }
     ),
     states=tuple(name_of(kind) for kind in (*VCPU_STATES, Fpu, Irqchip, Pit, Clock)),
+    modes=MODES,
     supported=(_cpuid(),),
     max_vcpus=254,
     recommended_vcpus=254,
