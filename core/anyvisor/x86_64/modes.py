@@ -12,12 +12,15 @@ True
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from anyvisor.x86_64.control import Cr0, Cr4, Efer
 from anyvisor.x86_64.gdt import BOOT_GDT, FLAT32_GDT, Gdt
 from anyvisor.x86_64.registers import BOOT_CS, BOOT_DS, BOOT_TR
 from anyvisor.x86_64.state import SegmentRegister, Sregs
+
 
 REAL, PROTECTED, LONG = "real", "protected", "long"
 MODES = (REAL, PROTECTED, LONG)
@@ -35,7 +38,7 @@ def enter(mode: str, sregs: Sregs, *, page_table: int = 0) -> Sregs:
     Selectors are those of the Linux boot protocol: CS 0x10, DS 0x18, TR 0x20; in real mode 0.
     """
     if mode == REAL:
-        data = dict.fromkeys(DATA_SEGMENTS, REAL_DATA)
+        data: dict[str, Any] = dict.fromkeys(DATA_SEGMENTS, REAL_DATA)
         return attrs.evolve(sregs, cs=REAL_CODE, **data, cr0=Cr0(et=True), cr4=Cr4(0), efer=Efer(0))
     if mode == PROTECTED:
         return attrs.evolve(sregs, **_flat(FLAT32_GDT), cr0=Cr0(pe=True, et=True), cr4=Cr4(0), efer=Efer(0))
@@ -51,6 +54,6 @@ def enter(mode: str, sregs: Sregs, *, page_table: int = 0) -> Sregs:
     raise ValueError(f"an x86_64 processor has no mode {mode!r}; it has {', '.join(MODES)}")
 
 
-def _flat(gdt: Gdt) -> dict[str, SegmentRegister]:
+def _flat(gdt: Gdt) -> dict[str, Any]:
     data = dict.fromkeys(DATA_SEGMENTS, gdt.register(BOOT_DS))
     return {"cs": gdt.register(BOOT_CS), **data, "tr": gdt.register(BOOT_TR)}
