@@ -21,7 +21,6 @@ from anyvisor.x86_64.gdt import BOOT_GDT, FLAT32_GDT, Gdt
 from anyvisor.x86_64.registers import BOOT_CS, BOOT_DS, BOOT_TR
 from anyvisor.x86_64.state import SegmentRegister, Sregs
 
-
 REAL, PROTECTED, LONG = "real", "protected", "long"
 MODES = (REAL, PROTECTED, LONG)
 """Their names in `HostFacts.modes`."""
