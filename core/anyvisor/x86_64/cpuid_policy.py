@@ -40,7 +40,8 @@ from anyvisor.x86_64.leaves import (
 from anyvisor.x86_64.topology import Place, core_bits, thread_bits
 
 AMD_VENDORS = frozenset({"AuthenticAMD", "HygonGenuine"})
-NO_PMU = (Feature.PDCM, Feature.PERF_CTR_EXT_CORE)
+NO_PMU = (Feature.PDCM, Feature.DS, Feature.DTES64, Feature.PERF_CTR_EXT_CORE)
+"""Performance counters and the debug store that they write to, which has a guest look for PEBS and BTS."""
 NO_POWER_CONTROL = (Feature.TURBO_BOOST, Feature.ENERGY_PERFORMANCE_BIAS)
 IN_KVM_APIC = (
     Feature.X2APIC, Feature.KVM_ASYNC_PF, Feature.KVM_ASYNC_PF_INT, Feature.KVM_ASYNC_PF_VMEXIT, Feature.KVM_PV_EOI,
