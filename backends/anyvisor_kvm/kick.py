@@ -26,11 +26,12 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from anyvisor.bell import SemaphoreBell
 from anyvisor.errors import HypervisorError
 from anyvisor_kvm.abi import counted, kvm_signal_mask
-from anyvisor_kvm.bell import Bell
 from anyvisor_kvm.fds import VcpuFd
 from anyvisor_kvm.run_page import IMMEDIATE_EXIT
+from anyvisor_kvm.wakeup import Wakeup
 
 SIGSET_BYTES = 8
 """The kernel's signal set: bit n - 1 stands for signal n."""
@@ -45,7 +46,7 @@ class Kicker:
         self._signals: Iterable[int] = () if signal_number is None else (signal_number,)
         self._lock = threading.RLock()
         self._runner: int | None = None
-        self._bell = Bell()
+        self._bell = SemaphoreBell()
         self._waiting = False
         self._asked = False
         self._notified = False
@@ -53,6 +54,7 @@ class Kicker:
         self._closed = False
         self._outside: set[Any] = set()
         self._told_kvm: set[Any] | None = None
+        self._wakeup: Wakeup | None = None
 
     def check(self) -> None:
         """HypervisorError when the vCPU is closed (EBADF) or some thread is in `run` (EBUSY)."""
@@ -74,6 +76,8 @@ class Kicker:
         self._outside = outside
         if self._signals and outside != self._told_kvm:
             self._tell_kvm(outside)
+        if self._signals and threading.current_thread() is threading.main_thread():
+            self._wakeup = Wakeup(*self._signals)
 
     def _tell_kvm(self, outside: set[Any]) -> None:
         mask = counted(kvm_signal_mask, ctypes.c_uint8, SIGSET_BYTES)
@@ -92,7 +96,15 @@ class Kicker:
             sent, self._sent = self._sent, False
         if sent:
             signal.sigtimedwait(self._signals, 0)
+        self._end_wakeup()
         signal.pthread_sigmask(signal.SIG_SETMASK, self._outside)
+
+    def _end_wakeup(self) -> None:
+        wakeup, self._wakeup = self._wakeup, None
+        if wakeup is not None:
+            wakeup.close()
+            while signal.sigtimedwait(self._signals, 0):
+                pass
 
     def kick(self) -> None:
         """Make `run` come back; see `Vcpu.kick`. One signal is enough however many kicks there are."""

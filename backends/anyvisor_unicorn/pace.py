@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from anyvisor_unicorn.bell import Bell
+from anyvisor.bell import LockBell
 from anyvisor_unicorn.engine import Engine
 
 AGAIN_SECONDS = 100e-6
@@ -83,7 +83,7 @@ class FreePace:
         self._in_engine = False
         self._runner: int | None = None
         self._patience: float | None = None
-        self._bell = Bell()
+        self._bell = LockBell()
         self._closed = False
         self._thread: threading.Thread | None = None
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from unicorn import x86_const as x86
 
+from anyvisor.bell import LockBell
 from anyvisor.bus import Bus
 from anyvisor.codec import name_of
 from anyvisor.errors import HypervisorError, Unsupported
@@ -25,7 +26,6 @@ from anyvisor.states import VcpuState
 from anyvisor.x86_64.cpuid import Cpuid
 from anyvisor.x86_64.state import Activity, MpState
 from anyvisor_unicorn import delivery, layout
-from anyvisor_unicorn.bell import Bell
 from anyvisor_unicorn.counted_clock import CountedClock
 from anyvisor_unicorn.cpuid_hook import CpuidHook
 from anyvisor_unicorn.engine import LOW_HALF, Engine, error_text
@@ -56,7 +56,7 @@ class UnicornVcpu:
         self._closed = False
         self._kicked = False
         self._halted = False
-        self._news = Bell()
+        self._news = LockBell()
         self._failure: BaseException | None = None
         self._shutdown = False
         self.exits: dict[str, int] = dict.fromkeys(
