@@ -25,6 +25,8 @@ IDENTITY_MAP_ADDRESS = 0xFFFBC000
 """Four pages below 4 GiB, in the MMIO gap, for Intel processors that cannot run real mode as a guest."""
 CPUID_ENTRIES = 256
 """As many as any kernel has; asked for more when one has more."""
+NOT_FILLED = 0xFFFFFFFF
+"""What no leaf is called: marks the entries that KVM leaves as they are. Linux 6.1 does not say how many it filled."""
 EXACT_EVENTS = {Cap.EXCEPTION_PAYLOAD: PAYLOAD, Cap.X86_TRIPLE_FAULT_EVENT: TRIPLE_FAULT}
 """Capabilities that make VcpuEvents exact once they are enabled, and the flag of each in the structure."""
 
@@ -134,6 +136,8 @@ def fetch_cpuid(ask: Callable[[Any], int]) -> list[Any]:
     while True:
         table = counted(abi.kvm_cpuid2, abi.kvm_cpuid_entry2, room)
         table.nent = room
+        for entry in table.items:
+            entry.function = NOT_FILLED
         try:
             ask(table)
         except HypervisorError as error:
@@ -141,4 +145,4 @@ def fetch_cpuid(ask: Callable[[Any], int]) -> list[Any]:
                 raise
             room *= 2
         else:
-            return list(table.items[: min(table.nent, room)])
+            return [entry for entry in table.items[: min(table.nent, room)] if entry.function != NOT_FILLED]

@@ -304,10 +304,21 @@ def test_a_cpuid_table_of_more_entries_than_expected_is_fetched_whole():
         if table.nent < 600:
             raise HypervisorError("KVM_GET_SUPPORTED_CPUID", 7)
         table.nent = 600
+        for index, entry in enumerate(table.items[:600]):
+            entry.function = index
         table.items[599].eax = 42
 
     found = fetch_cpuid(ask)
     assert (len(found), found[599].eax) == (600, 42)
+
+
+def test_a_kernel_that_does_not_say_how_many_entries_it_filled_is_understood():
+    """Linux 6.1's KVM_GET_CPUID2."""
+
+    def ask(table):
+        table.items[0].function, table.items[1].function = 0, 1
+
+    assert [entry.function for entry in fetch_cpuid(ask)] == [0, 1]
 
 
 def test_a_cpuid_table_without_end_is_an_error():
