@@ -21,6 +21,7 @@ from unicorn import x86_const as x86
 from unicorn.unicorn_py3.unicorn import uclib
 
 from anyvisor.errors import HypervisorError
+from anyvisor.x86_64.reset import MXCSR
 
 CPU_MODEL = x86.UC_CPU_X86_EPYC
 """The best of Unicorn's models: SSE4.2, BMI, SMEP, SMAP, FSGSBASE; its CPUID claims nothing that is not there."""
@@ -61,6 +62,7 @@ class Engine:
         try:
             self._control(uc.UC_CTL_CPU_MODEL, ctypes.c_int(model))
             self._control(uc.UC_CTL_UC_USE_EXITS, ctypes.c_int(1))  # and name none: `until` is ignored
+            self.write(x86.UC_X86_REG_MXCSR, MXCSR)  # which is 0 in a new one
             self.context_bytes = uclib.uc_context_size(self._handle)
             _check("uc_context_alloc", uclib.uc_context_alloc(self._handle, ctypes.byref(self._context)))
             self.save()

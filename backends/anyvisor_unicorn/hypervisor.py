@@ -92,7 +92,7 @@ class UnicornHypervisor:
             raise Unsupported("deterministic: this Unicorn does not say how many instructions it has run")
         vm = UnicornVm(
             self._proof,
-            self.facts.physical_address_bits,
+            self.facts,
             counted=self._mode == "counted",
             deterministic=deterministic,
         )

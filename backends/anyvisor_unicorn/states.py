@@ -8,9 +8,11 @@ processor would allow them.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any
 
+from anyvisor.errors import HypervisorError
 from anyvisor.states import VcpuState
 from anyvisor.x86_64.control import Efer
 from anyvisor.x86_64.msr_index import Msr
@@ -47,9 +49,12 @@ def get_regs(cpu: Processor) -> Regs:
 
 
 def put_regs(cpu: Processor, regs: Regs) -> None:
-    """Set the general-purpose registers."""
+    """Set the general-purpose registers; HypervisorError (EINVAL) for a number that none of them holds."""
+    values = {name: int(getattr(regs, name)) for name in GENERAL_NUMBERS}
+    if wrong := {name: value for name, value in values.items() if not 0 <= value < 1 << 64}:
+        raise HypervisorError("uc_reg_write", errno.EINVAL, f"registers have 64 bits: {wrong}")
     for name, number in GENERAL_NUMBERS.items():
-        cpu.engine.write(number, int(getattr(regs, name)))
+        cpu.engine.write(number, values[name])
 
 
 def get_sregs(cpu: Processor) -> Sregs:
@@ -70,7 +75,11 @@ def get_sregs(cpu: Processor) -> Sregs:
 
 
 def put_sregs(cpu: Processor, sregs: Sregs) -> None:
-    """Set segments, tables and control registers, and the mode that follows from them."""
+    """Set segments, tables and control registers, and the mode that follows from them.
+
+    HypervisorError (EINVAL) for a mode that no processor is in: the engine would take it, and be in another.
+    """
+    _check_mode(sregs)
     engine = cpu.engine
     engine.save()
     rip = cpu.u64[layout.RIP]  # loses its high half where long mode ends
@@ -92,6 +101,13 @@ def put_sregs(cpu: Processor, sregs: Sregs) -> None:
     cpu.u32[layout.OLD_EXCEPTION] = layout.NO_EXCEPTION
     engine.restore()
     cpu.apic_base = sregs.apic_base
+
+
+def _check_mode(sregs: Sregs) -> None:
+    """Long mode is paging with EFER.LME and CR4.PAE, and EFER.LMA says so. SDM Vol. 3, 11.8.5."""
+    long = sregs.cr0.pg and sregs.efer.lme
+    if sregs.efer.lma != long or (long and not sregs.cr4.pae) or (sregs.cr0.pg and not sregs.cr0.pe):
+        raise HypervisorError("uc_reg_write", errno.EINVAL, f"no mode has {sregs.cr0}, {sregs.cr4} and {sregs.efer}")
 
 
 def _forget_long_mode(cpu: Processor) -> None:

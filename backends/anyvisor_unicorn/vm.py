@@ -7,13 +7,16 @@ from typing import NoReturn, TypeVar
 
 from anyvisor.clock import Clock, HostClock
 from anyvisor.errors import HypervisorError, Unsupported
-from anyvisor.memory import RamRegion, Region
+from anyvisor.facts import HostFacts
+from anyvisor.memory import PAGE_BYTES, RamRegion, Region
 from anyvisor.states import VmState
+from anyvisor.x86_64.reset import reset_states
 from anyvisor_unicorn.counted_clock import CountedClock
 from anyvisor_unicorn.engine import Engine
 from anyvisor_unicorn.pace import CountedPace, FreePace, Pace
 from anyvisor_unicorn.processor import Processor
 from anyvisor_unicorn.proof import Proof
+from anyvisor_unicorn.states import VCPU_STATES
 from anyvisor_unicorn.vcpu import UnicornVcpu
 
 M = TypeVar("M", bound=VmState)
@@ -24,9 +27,10 @@ NO_CHIPS = "the unicorn backend has no interrupt controllers of its own: give th
 class UnicornVm:
     """One VM, made by `UnicornHypervisor.create_vm`; see `anyvisor.hypervisor.Vm`."""
 
-    def __init__(self, proof: Proof, address_bits: int, *, counted: bool, deterministic: bool):
+    def __init__(self, proof: Proof, facts: HostFacts, *, counted: bool, deterministic: bool):
         self._proof = proof
-        self._end = 1 << address_bits
+        self._most_regions = facts.max_memory_slots
+        self._end = 1 << facts.physical_address_bits
         self._counts = counted or deterministic
         self._counted = CountedClock() if deterministic else None
         self.clock: Clock = self._counted or HostClock()
@@ -36,14 +40,30 @@ class UnicornVm:
         self.closed = False
 
     def map_memory(self, ram: RamRegion, *, readonly: bool = False) -> None:
-        """Give the guest a region of RAM, before its vCPU. The mapping must outlive the VM."""
+        """Give the guest a region of RAM, before its vCPU. The mapping must outlive the VM.
+
+        HypervisorError for one that overlaps another, is no whole number of pages, or is one too many.
+        """
         if readonly:
             raise Unsupported("the unicorn backend has no memory that is read-only for the guest")
         if self.closed:
             raise HypervisorError("uc_mem_map_ptr", errno.EBADF, f"{ram.region}: the VM is closed")
         if self._vcpu is not None:
             raise HypervisorError("uc_mem_map_ptr", errno.EBUSY, f"{ram.region}: memory comes before the vCPU")
+        self._check_region(ram.region)
         self._memory.append(ram)
+
+    def _check_region(self, region: Region) -> None:
+        """Refuse at once what the engine would refuse later, or could not tell from another region."""
+        if region.start % PAGE_BYTES or region.size_bytes % PAGE_BYTES:
+            text = f"{region} is no whole number of {PAGE_BYTES}-byte pages"
+            raise HypervisorError("uc_mem_map_ptr", errno.EINVAL, text)
+        for other in self._memory:
+            if region.overlaps(other.region):
+                raise HypervisorError("uc_mem_map_ptr", errno.EEXIST, f"{region} overlaps {other.region}")
+        if len(self._memory) == self._most_regions:
+            text = f"{region}: there are {self._most_regions} regions already"
+            raise HypervisorError("uc_mem_map_ptr", errno.ENOSPC, text)
 
     def get(self, kind: type[M]) -> M:
         """Unsupported: there is nothing that vCPUs share."""
@@ -65,6 +85,7 @@ class UnicornVm:
             cpu = Processor(engine)
             self._vcpu = vcpu = UnicornVcpu(index, engine, cpu, self._pace(engine), self._counted)
             self._map(engine, cpu, vcpu)
+            _reset(vcpu)
         except BaseException:
             self._vcpu = None
             engine.close()
@@ -122,6 +143,13 @@ class UnicornVm:
         self.clock.close()
         self._memory.clear()
         self.closed = True
+
+
+def _reset(vcpu: UnicornVcpu) -> None:
+    """A new engine is in a mode of its own."""
+    for state in reset_states():
+        if type(state) in VCPU_STATES:
+            vcpu.put(state)
 
 
 def _map_mmio(engine: Engine, vcpu: UnicornVcpu, start: int, end: int) -> None:

@@ -19,7 +19,10 @@ from anyvisor.x86_64.features import Feature
 def test_the_facts_say_what_it_can_do(unicorn):
     facts = unicorn.facts
     assert (facts.backend, facts.architecture) == ("unicorn", "x86_64")
-    assert facts.capabilities == {Capability.FULL_SYSTEM, Capability.KICK, Capability.DETERMINISTIC}
+    assert facts.capabilities == {
+        Capability.FULL_PROCESSOR, Capability.FULL_SYSTEM, Capability.KICK, Capability.DETERMINISTIC
+    }  # fmt: skip
+    assert facts.modes == ("real", "protected", "long")
     assert (facts.max_vcpus, facts.recommended_vcpus) == (1, 1)
     assert facts.physical_address_bits == 40
     assert 100_000 < facts.tsc_khz < 10_000_000

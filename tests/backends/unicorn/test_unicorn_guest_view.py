@@ -218,3 +218,10 @@ def test_what_fxrstor_loads_is_got(any_guest_once, wanted):
     assert made.vcpu.run(made.bus) == Halted()
     got = made.vcpu.get(Fpu)
     assert (got.fcw, got.fsw, got.ftw, got.st, got.xmm) == (wanted.fcw, wanted.fsw, wanted.ftw, wanted.st, wanted.xmm)
+
+
+def test_mxcsr_starts_as_a_reset_leaves_it(any_guest):
+    made = any_guest(f"stmxcsr DATA; {HALT}")
+    made.vcpu.put(attrs.evolve(made.vcpu.get(Sregs), cr4=Cr4(pae=True, osfxsr=True)))
+    assert made.run() == Halted()
+    assert made.word() == 0x1F80

@@ -1,5 +1,7 @@
 """VMs: what they have and have not, and that closing them leaves nothing behind."""
 
+import contextlib
+import errno
 import threading
 
 import pytest
@@ -7,7 +9,7 @@ from emulated_guests import DATA, HALT, Guest, held, spinning
 
 from anyvisor.errors import HypervisorError, Unsupported
 from anyvisor.exits import Halted, Kicked
-from anyvisor.memory import MIB, GuestMemory, Region
+from anyvisor.memory import MIB, GuestMemory, RamRegion, Region
 from anyvisor.x86_64.chips import Irqchip
 from anyvisor_unicorn.hypervisor import open_unicorn
 
@@ -37,17 +39,35 @@ def test_memory_comes_before_the_vcpu_and_is_writable(unicorn):
             vm.map_memory(ram)
 
 
-def test_memory_that_overlaps_or_lies_too_high_is_refused_and_nothing_is_left(fast):
+def test_memory_that_lies_too_high_is_refused_and_nothing_is_left(fast):
     before = held()
-    for start in (MIB // 2, 1 << 40):
-        with GuestMemory([Region(0, MIB)]) as low, GuestMemory([Region(start, MIB)]) as other:
-            vm = fast.create_vm()
-            for ram in (*low, *other):
-                vm.map_memory(ram)
-            with pytest.raises(HypervisorError):
-                vm.create_vcpu(0)
-            vm.close()
+    with GuestMemory([Region(0, MIB)]) as low, GuestMemory([Region(1 << 40, MIB)]) as high:
+        vm = fast.create_vm()
+        for ram in (*low, *high):
+            vm.map_memory(ram)
+        with pytest.raises(HypervisorError):
+            vm.create_vcpu(0)
+        vm.close()
     assert held()[:2] == before[:2]
+
+
+@pytest.mark.parametrize(
+    ("region", "error", "text"),
+    [
+        (Region(MIB // 2, MIB), errno.EEXIST, "overlaps 0x0-0xfffff"),
+        (Region(MIB + 0x800, 0x1000), errno.EINVAL, "no whole number of 4096-byte pages"),
+        (Region(MIB, 0x800), errno.EINVAL, "no whole number of 4096-byte pages"),
+    ],
+)
+def test_memory_that_cannot_be_mapped_is_refused_at_once(fast, region, error, text):
+    with GuestMemory([Region(0, MIB)]) as low, contextlib.closing(RamRegion(region)) as other:
+        vm = fast.create_vm()
+        vm.map_memory(*low)
+        with pytest.raises(HypervisorError, match=text) as refused:
+            vm.map_memory(other)
+        assert refused.value.errno == error
+        vm.create_vcpu(0)
+        vm.close()
 
 
 def test_what_it_has_not_is_unsupported_and_says_what_to_use_instead(unicorn):
