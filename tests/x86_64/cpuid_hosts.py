@@ -22,9 +22,15 @@ def ends_at(host, max_leaf):
     )
 
 
+def before_xsave(host):
+    """The host, had it none of what came with XSAVE, or after it and needs it."""
+    names = ("AVX", "FMA", "F16C", "VAES", "VPCLMUL", "SHA512", "SM3", "SM4", "MPX", "PKU", "OSPKE", "AMX", "APX")
+    return host.without(*(each for each in host.features if each.name.startswith(names)))
+
+
 OLDER = {
     "Intel without 0x1F": ends_at(INTEL, 0x16),
-    "Intel without 0xB": ends_at(INTEL, 0xA),
+    "Intel without 0xB": before_xsave(ends_at(INTEL, 0xA)),
     "AMD without 0xB": ends_at(AMD, 0x7),
     "AMD without TopologyExtensions": ends_at(AMD, 0x7).drop(0x8000_001D, 0x8000_001E),
 }

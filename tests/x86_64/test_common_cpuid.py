@@ -20,7 +20,9 @@ ALL = {**HOSTS, **OLDER, "generic": FACTS.supported_state(Cpuid)}
 PAIRS = list(itertools.permutations(ALL, 2))
 XCR0 = 0xD
 
-GO_TOGETHER = ("AVX", "FMA", "F16C", "XOP", "VAES", "VPCLMUL", "PKU", "OSPKE", "KVM")
+GO_TOGETHER = (
+    "AVX", "FMA", "F16C", "XOP", "VAES", "VPCLMUL", "SHA512", "SM3", "SM4", "MPX", "PKU", "OSPKE", "AMX", "APX", "KVM",
+)  # fmt: skip
 """Features that both hosts may have and that still are not common: with XCR0, or with all that a hypervisor says."""
 
 hosts = st.sampled_from(sorted(ALL)).map(ALL.get)
@@ -67,6 +69,14 @@ def test_what_is_common_is_what_both_have_and_nothing_more(first, second):
     assert common.max_leaf <= min(first.max_leaf or 1 << 32, second.max_leaf or 1 << 32)
     assert {(each.leaf, each.subleaf) for each in common} <= {(each.leaf, each.subleaf) for each in first}
     assert {each.leaf for each in common} <= {each.leaf for each in second}
+
+
+def test_without_the_table_of_components_nothing_that_needs_one_is_common():
+    intel = ALL["Intel"]
+    assert intel.has(Feature.AVX2)
+    for first, second in ((intel, intel.drop(XCR0)), (intel.drop(XCR0), intel)):
+        assert not common_cpuid(first, second).has(Feature.AVX2)
+        assert common_cpuid(first, second).has(Feature.SSE2)
 
 
 @given(odd_hosts(), odd_hosts())

@@ -134,14 +134,15 @@ def _rules(entry: CpuidEntry) -> tuple[Combine, Combine, Combine, Combine] | Non
 def _with_common_xsave(cpuid: Cpuid) -> Cpuid:
     """The table with no component in XCR0 that has lost its place, nor the features that need it."""
     head = cpuid.get(Leaf.XSAVE)
-    if head is None or not (claimed := head.eax | head.edx << 32):
-        return cpuid
+    claimed = head.eax | head.edx << 32 if head is not None else 0
     placed = {each.subleaf: each for each in cpuid.subleaves(Leaf.XSAVE) if each.subleaf >= 2}
     kept = claimed & (LEGACY | sum(1 << number for number in placed))
     for components, needed, features in NEEDS:
         if kept & needed != needed:
             kept &= ~components
             cpuid = cpuid.without(*features)
+    if head is None or not claimed:
+        return cpuid
     ends = [each.ebx + each.eax for number, each in placed.items() if kept >> number & 1]
     size = max([LEGACY_BYTES, *ends])
     return cpuid.replace(head.replace(eax=kept & 0xFFFFFFFF, edx=kept >> 32, ebx=min(head.ebx, size), ecx=size))
