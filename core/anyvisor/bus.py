@@ -35,7 +35,10 @@ ALL_ONES = tuple((1 << size_bytes * 8) - 1 for size_bytes in range(9))
 
 
 class BusDevice(Protocol):
-    """What the bus asks of a device: little-endian values of 1, 2, 4 or 8 bytes at an offset in its range."""
+    """What the bus asks of a device: little-endian values of 1, 2, 4 or 8 bytes at an offset in its range.
+
+    Some hypervisors make two accesses of 4 bytes of one of 8, the lower first.
+    """
 
     def read(self, offset: int, size_bytes: int, /) -> int:
         """The value the guest reads; the bus cuts off what is wider than `size_bytes`."""

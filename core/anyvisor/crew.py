@@ -11,6 +11,7 @@ import enum
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import attrs
 
@@ -102,9 +103,11 @@ class Crew:
             if self.phase is not Phase.RUNNING:
                 return
             self.phase = Phase.PAUSED
+        deadline = time.monotonic() + timeout
         try:
-            self._kick_until(lambda: self._parked == self._alive or self.phase is not Phase.PAUSED, timeout, "pause")
-        except GuestError:
+            self._kick_all()
+            self._wait_until(self._stand_still, deadline, timeout, "pause")
+        except AnyvisorError:
             self.resume()
             raise
 
@@ -123,16 +126,27 @@ class Crew:
             self.outcome = outcome
             self.phase = Phase.STOPPING if self._threads else Phase.STOPPED
             self._changed.notify_all()
-        for vcpu in self._vcpus:
-            vcpu.kick()
+        self._kick_all()
+
+    def fail(self, error: AnyvisorError) -> None:
+        """End the machine because of an error. One that is ending already has it, too: it may be why it does not."""
+        self.end(Outcome("died", error))
+        with self._changed:
+            assert self.outcome is not None
+            self.outcome = attrs.evolve(self.outcome, error=self.outcome.error or error)
+        self._kick_all()
 
     def join(self, timeout: float) -> None:
         """Wait until no thread runs any more, unless called from one; GuestError when one does not answer a kick."""
         if self._in_own_thread:
             return
-        self._kick_until(lambda: self._alive == 0, timeout, "stop")
-        for thread in self._threads:
-            thread.join(timeout)
+        deadline = time.monotonic() + timeout
+        try:
+            self._kick_all()
+        finally:
+            self._wait_until(lambda: self._alive == 0, deadline, timeout, "stop")
+            for thread in self._threads:
+                thread.join(timeout)
 
     def wait(self, timeout: float | None) -> Outcome:
         """Wait for the end; TimeoutError after `timeout` seconds."""
@@ -156,7 +170,7 @@ class Crew:
                         self.end(outcome)
                     break
         except BaseException as error:  # noqa: BLE001 - whatever a device or backend raised must reach who waits
-            self.end(Outcome("died", device_failure(error, vcpu)))
+            self.fail(device_failure(error, vcpu))
         finally:
             self._retire()
 
@@ -204,10 +218,7 @@ class Crew:
                 self._retire(missing)
                 raise GuestError(f"the host cannot start a thread for vCPU {index}: {error}") from error
 
-    def _kick_until(self, done: Callable[[], bool], timeout: float, purpose: str) -> None:
-        deadline = time.monotonic() + timeout
-        for vcpu in self._vcpus:
-            vcpu.kick()
+    def _wait_until(self, done: Callable[[], bool], deadline: float, timeout: float, purpose: str) -> None:
         with self._changed:
             if not self._changed.wait_for(done, _seconds(max(deadline - time.monotonic(), 0))):
                 raise GuestError(
@@ -215,9 +226,23 @@ class Crew:
                     f"{self._alive} vCPU(s) do not answer a kick"
                 )
 
+    def _kick_all(self) -> None:
+        """Kick every vCPU, the others too when that of one fails; the error is told in the end."""
+        with ExitStack() as kicks:
+            for vcpu in reversed(self._vcpus):
+                kicks.callback(vcpu.kick)
+
+    def _stand_still(self) -> bool:
+        return self._parked == self._alive or self.phase is not Phase.PAUSED
+
     @property
     def _in_own_thread(self) -> bool:
         return threading.current_thread() in self._threads
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no thread runs a vCPU, now or ever again."""
+        return self.outcome is not None and self._alive == 0
 
     @property
     def _stopped_early(self) -> bool:

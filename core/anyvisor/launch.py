@@ -61,8 +61,16 @@ def launch(
 
 
 def _give_back(vm: Vm, memory: GuestMemory) -> None:
-    """The VM first: memory that a VM still maps must not go back to the host, where it would become somebody else's."""
-    vm.close()
+    """The VM first: memory that a VM still maps must not go back to the host, where it would become somebody else's.
+
+    A VM whose `close` fails may be gone all the same: then closing it once more does not.
+    """
+    try:
+        vm.close()
+    except BaseException:
+        vm.close()
+        memory.close()
+        raise
     memory.close()
 
 

@@ -88,15 +88,17 @@ class Machine:
 
     def fail(self, error: BaseException) -> None:
         """End the machine soon because a device failed outside of a vCPU's thread; from any thread."""
-        self._crew.end(Outcome("died", device_failure(error)))
+        self._crew.fail(device_failure(error))
 
     def stop(self, timeout: float = STOP_SECONDS) -> Outcome:
         """End the machine and wait until no vCPU runs any more; from any thread, any number of times.
 
         GuestError when a vCPU does not answer within `timeout` seconds.
         """
-        self.request_stop("stopped")
-        self._crew.join(timeout)
+        try:
+            self.request_stop("stopped")
+        finally:
+            self._crew.join(timeout)
         assert self.outcome is not None
         return self.outcome
 
@@ -113,10 +115,13 @@ class Machine:
         GuestError when a vCPU does not answer: then nothing is given back, since that vCPU still uses it, and `close`
         can be called again.
         """
-        self.stop()
-        for console in self.consoles.values():
-            console.close("closed")
-        self._owned.close()
+        try:
+            self.stop()
+        finally:
+            if self._crew.is_over:
+                for console in self.consoles.values():
+                    console.close("closed")
+                self._owned.close()
 
     def _decide(self, vcpu: Vcpu, exit_: Exit) -> Outcome | None:
         """What an exit that nobody has answered means for the machine."""
