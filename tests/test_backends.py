@@ -6,7 +6,7 @@ from anyvisor.backends import hypervisors, open_hypervisor
 from anyvisor.errors import HypervisorError, HypervisorUnavailable, PluginError
 from anyvisor.plugins import Plugins
 from anyvisor.x86_64.generic import FACTS
-from fakes import FakeHypervisor
+from anyvisor_mock import MockHypervisor
 
 
 def unavailable():
@@ -21,10 +21,14 @@ def no_hypervisor():
     return {}
 
 
+def usable():
+    return MockHypervisor(FACTS)
+
+
 @pytest.fixture
 def plugins():
     """Backends of a stranger, in the order in which auto tries them."""
-    targets = {"absent": "unavailable", "broken": "broken", "odd": "no_hypervisor", "fake": "FakeHypervisor"}
+    targets = {"absent": "unavailable", "broken": "broken", "odd": "no_hypervisor", "fake": "usable"}
 
     class Stranger:
         @hookimpl
@@ -38,7 +42,7 @@ def plugins():
 
 def test_auto_goes_on_to_the_first_backend_that_works(plugins):
     with open_hypervisor("auto", plugins) as hypervisor:
-        assert isinstance(hypervisor, FakeHypervisor)
+        assert isinstance(hypervisor, MockHypervisor)
 
 
 def test_a_named_backend_says_why_it_cannot_be_used(plugins):
@@ -64,7 +68,9 @@ def test_every_backend_is_listed_with_reason_and_remedy(plugins):
 
 
 def test_without_any_backend_auto_says_so():
-    with pytest.raises(HypervisorUnavailable, match="no backend can be used here: none is installed"):
+    with pytest.raises(
+        HypervisorUnavailable, match="no backend can be used here: none that executes guest code is installed"
+    ):
         open_hypervisor("auto", Plugins())
 
 
@@ -77,23 +83,25 @@ KINDS = {
     "second": {Capability.FULL_SYSTEM, Capability.DETERMINISTIC},
     "small": {Capability.NATIVE},
     "toy": set(),
+    "mock": {Capability.FULL_SYSTEM, Capability.NATIVE},
 }
 VCPUS = {"emulated": 1, "second": 1}
 
 
-class Opened(FakeHypervisor):
+class Opened(MockHypervisor):
     """A backend that counts how often it is closed."""
 
     made = []
 
     def __init__(self, name):
         facts = attrs.evolve(FACTS, backend=name, capabilities=frozenset(KINDS[name]), max_vcpus=VCPUS.get(name, 8))
-        super().__init__(facts=attrs.evolve(facts, notes=(f"the {name} note",)))
+        modes = () if name == "mock" else facts.modes
+        super().__init__(attrs.evolve(facts, notes=(f"the {name} note",), modes=modes))
         self.made.append(self)
 
     @property
-    def closed(self):
-        return self.log.count("close hypervisor")
+    def closings(self):
+        return len(self.calls.of("close"))
 
 
 for kind in KINDS:
@@ -124,9 +132,9 @@ def choose(monkeypatch):
         plugins, told = Plugins(), []
         plugins.register(Stranger(), "stranger")
         with open_hypervisor("auto", plugins, MachineConfig(**wanted) if wanted else None, told.append) as taken:
-            assert taken.closed == 0
-            assert all(each.closed == 1 for each in Opened.made if each is not taken)
-        assert taken.closed == 1
+            assert taken.closings == 0
+            assert all(each.closings == 1 for each in Opened.made if each is not taken)
+        assert taken.closings == 1
         (line,) = told
         return taken.facts.backend, line
 
@@ -184,13 +192,13 @@ def test_where_nothing_can_be_used_each_backend_is_named_with_its_remedy_and_clo
     assert "unavailable (no such processor; buy another)" in text
     assert "native (it cannot run a deterministic machine; " in text
     assert "broken (backend broken of plugin stranger cannot be opened: ZeroDivisionError: bug)" in text
-    assert [each.closed for each in Opened.made] == [1]
+    assert [each.closings for each in Opened.made] == [1]
 
 
 def test_a_loser_that_cannot_be_closed_leaves_nothing_open(choose):
     with pytest.raises(HypervisorError, match="CLOSE"):
         choose("emulated", "stubborn")
-    assert [each.closed for each in Opened.made if each.facts.backend == "emulated"] == [1]
+    assert [each.closings for each in Opened.made if each.facts.backend == "emulated"] == [1]
 
 
 def test_a_backend_that_is_named_is_taken_as_it_is_and_nothing_is_told(monkeypatch):
@@ -205,3 +213,12 @@ def test_a_backend_that_is_named_is_taken_as_it_is_and_nothing_is_told(monkeypat
     with open_hypervisor("small", plugins, config, told.append) as hypervisor:
         assert hypervisor.facts.backend == "small"
     assert told == []
+
+
+def test_auto_never_takes_a_backend_that_executes_nothing_whatever_it_claims(choose):
+    taken, line = choose("mock", "toy", "mock")
+    assert taken == "toy"
+    assert "mock" not in line
+    with pytest.raises(HypervisorUnavailable, match="none that executes guest code"):
+        choose("mock")
+    assert all(each.closed for each in Opened.made)

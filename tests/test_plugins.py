@@ -237,3 +237,60 @@ def test_registering_a_plugin_twice_keeps_the_first():
     with pytest.warns(PluginWarning, match="refused"):
         plugins.register(plugin)
     assert len(plugins.hook.anyvisor_devices.get_hookimpls()) == 1
+
+
+def test_an_optional_hook_that_nobody_specified_is_no_problem():
+    class Both:
+        @hookimpl(optionalhook=True)
+        def anyvisor_of_tomorrow(self): ...
+
+        @hookimpl
+        def anyvisor_gdt(self):
+            return 1
+
+    plugins = Plugins(strict=True)
+    plugins.register(Both())
+    plugins.manager.check_pending()
+    assert plugins.infos[0].hooks == ("anyvisor_gdt",)
+
+
+def test_a_hook_without_its_decorator_is_reported():
+    class Bare:
+        def anyvisor_gdt(self):
+            return 1
+
+        anyvisor_msrs = None
+
+    plugins = Plugins()
+    with pytest.warns(PluginWarning, match="plugin Bare: anyvisor_gdt has no @hookimpl before it"):
+        plugins.register(Bare())
+    assert len(plugins.problems) == 1
+
+
+def test_a_plugin_that_imported_the_specifications_is_not_taken_to_implement_them():
+    plugins = Plugins(strict=True)
+    plugins.register(type("Curious", (), {"anyvisor_gdt": staticmethod(hookspecs.anyvisor_gdt)})())
+    assert not plugins.infos[0].hooks
+
+
+def test_a_hook_may_be_implemented_under_another_name():
+    class Renamed:
+        @hookimpl(specname="anyvisor_gdt")
+        def mine(self):
+            return "mine"
+
+    plugins = Plugins(strict=True)
+    plugins.register(Renamed(), "renamed")
+    with crediting() as credits_:
+        assert plugins.hook.anyvisor_gdt(config=None, layout=None) == "mine"
+    assert [(each.hook, each.plugin) for each in credits_] == [("anyvisor_gdt", "renamed")]
+
+
+def test_who_collects_credits_outside_is_not_told_of_those_inside():
+    plugins = with_plugin(anyvisor_gdt=hookimpl(lambda: 1))
+    with crediting() as outer:
+        with crediting() as inner:
+            plugins.hook.anyvisor_gdt(config=None, layout=None)
+        with crediting(beside=True) as beside:
+            plugins.hook.anyvisor_gdt(config=None, layout=None)
+    assert (len(outer), len(inner), len(beside)) == (1, 1, 1)

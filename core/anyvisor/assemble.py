@@ -70,7 +70,11 @@ class Steps:
         if result is None and (step := self._taken.get(hook)) and step.adjusted_by:
             raise PluginError(f"plugin {step.adjusted_by[-1]} adjusts {hook} and returned nothing; return the result")
         if result is None:
-            raise PluginError(f"no plugin provides {hook}; anyvisor's own defaults are missing: reinstall anyvisor")
+            left_out = ", ".join(info.name for info in self._plugins.blocked)
+            cause = (
+                f"left out are {left_out}" if left_out else "anyvisor's own defaults are missing: reinstall anyvisor"
+            )
+            raise PluginError(f"no plugin provides {hook}; {cause}")
         return result
 
     def maybe(self, hook: str, kind: type[T], **inputs: Any) -> T | None:
@@ -107,7 +111,7 @@ class Steps:
         with crediting() as credits_:
             result = getattr(self._plugins.hook, hook)(**inputs)
         if credits_:
-            self._taken[hook] = _step(hook, credits_)
+            self._taken[hook] = _step(hook, credits_, result)
         return result
 
     def _check(self, hook: str, value: object, kind: Any) -> None:
@@ -118,6 +122,7 @@ class Steps:
             )
 
 
-def _step(hook: str, credits_: list[Credit]) -> Step:
+def _step(hook: str, credits_: list[Credit], result: object) -> Step:
     providers = [credit.plugin for credit in credits_ if not credit.adjusted]
-    return Step(hook, ",".join(reversed(providers)), tuple(credit.plugin for credit in credits_ if credit.adjusted))
+    adjusters = tuple(credit.plugin for credit in credits_ if credit.adjusted)
+    return Step(hook, ",".join(reversed(providers)), adjusters, dropped=result is None and bool(providers))

@@ -49,8 +49,9 @@ def open_hypervisor(
     if name == "auto":
         return _open_best(targets, config, tell)
     if name not in targets:
+        left_out = f" (left out are {', '.join(info.name for info in plugins.blocked)})" if plugins.blocked else ""
         raise HypervisorUnavailable(
-            f"there is no backend {name!r}; installed are {', '.join(sorted(targets)) or 'none'}"
+            f"there is no backend {name!r}; installed are {', '.join(sorted(targets)) or 'none'}{left_out}"
         )
     return _open(name, *targets[name])
 
@@ -63,8 +64,12 @@ def _open_best(
     with ExitStack() as stack:
         for name, (target, plugin) in targets.items():
             try:
-                opened[name] = stack.enter_context(_open(name, target, plugin))
-                _check_fit(opened[name].facts, config)
+                hypervisor = stack.enter_context(_open(name, target, plugin))
+                if not hypervisor.facts.modes:  # a mock: only who names it wants it
+                    hypervisor.close()
+                    continue
+                opened[name] = hypervisor
+                _check_fit(hypervisor.facts, config)
             except AnyvisorError as error:
                 refused[name] = error
                 continue
@@ -72,7 +77,7 @@ def _open_best(
                 break
         fitting = [name for name in opened if name not in refused]
         if not fitting:
-            raise HypervisorUnavailable("no backend can be used here: " + (_listed(refused) or "none is installed"))
+            raise HypervisorUnavailable("no backend can be used here: " + (_listed(refused) or NONE_INSTALLED))
         chosen = max(fitting, key=lambda name: _rank(opened[name].facts))
         tell(_choice(chosen, opened, refused))
         best = opened.pop(chosen)
@@ -82,6 +87,7 @@ def _open_best(
         return best
 
 
+NONE_INSTALLED = "none that executes guest code is installed"
 BEST = (True, True)
 """The rank of a backend that runs whole operating systems, and on the host's own processor."""
 
@@ -91,9 +97,7 @@ def _rank(facts: HostFacts) -> tuple[bool, bool]:
 
 
 def _check_fit(facts: HostFacts, config: MachineConfig | None) -> None:
-    """Refuse a backend that cannot run that machine, or any."""
-    if not facts.modes:
-        raise HypervisorUnavailable("it executes no guest code", "name it to have it all the same")
+    """Refuse a backend that cannot run that machine."""
     if config and config.vcpus > facts.max_vcpus:
         remedy = f"ask for {facts.max_vcpus} at most"
         raise HypervisorUnavailable(f"{config.vcpus} vCPUs are more than the {facts.max_vcpus} it runs", remedy)

@@ -9,7 +9,24 @@ import pytest
 import anyvisor
 from anyvisor.cli import COMMANDS
 
-HEAVY = ("cattrs", "rich", "anyvisor.x86_64.cpuid", "anyvisor.x86_64.boot", "anyvisor.cli.boot")
+HEAVY = (
+    "cattrs",
+    "rich",
+    "anyvisor.x86_64.cpuid",
+    "anyvisor.x86_64.boot",
+    "anyvisor.cli.boot",
+    "logging",
+    "difflib",
+    "pytest",
+    "hypothesis",
+    "unicorn",
+    "anyvisor_kvm.hypervisor",
+    "anyvisor_unicorn.hypervisor",
+    "anyvisor_mock.hypervisor",
+    "anyvisor.testing",
+    "anyvisor.plugins.project",
+    "anyvisor.plugins.trace",
+)
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -109,7 +126,10 @@ def test_a_plugins_command_ends_as_ours_do(run, greeter):
 
 def test_a_plugins_command_cannot_take_the_place_of_ours(run, greeter):
     done = run("--help")
-    assert "anyvisor: warning: plugin greeter offers a command boot, which anyvisor has itself" in done.stderr
+    assert (
+        "anyvisor: warning: plugin greeter (of greeter 1.2.3): offers a command boot, which anyvisor has itself"
+        in done.stderr
+    )
     assert "Boot KERNEL" in run("boot", "--help").stdout
 
 
@@ -128,7 +148,7 @@ def test_a_plugin_whose_commands_hook_raises_costs_a_warning_and_not_the_help(ru
     environment["PYTHONPATH"] = f"{plugin_path('rude', 'rude', source)}:{environment['PYTHONPATH']}"
     done = run("--help")
     assert done.returncode == 0 and "doctor" in done.stdout
-    assert "anyvisor: warning: plugin rude: failed in anyvisor_commands" in done.stderr
+    assert "anyvisor: warning: plugin rude (of rude 1.2.3): failed in anyvisor_commands" in done.stderr
 
 
 BROKEN_PLUGINS = {

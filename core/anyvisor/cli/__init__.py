@@ -25,10 +25,13 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "boot": ("anyvisor.cli.boot:boot", "Boot a kernel, with its console on this terminal."),
         "plan": ("anyvisor.cli.plan:plan", "Show what a boot would put where; needs no hypervisor."),
         "backends": ("anyvisor.cli.backends:backends", "List the hypervisors, and why one cannot be used."),
+        "conformance": ("anyvisor.cli.conformance:conformance", "Test whether a hypervisor does what it must."),
         "plugins": (
             "anyvisor.cli.plugins:plugins",
             "List the plugins, their hooks and what is wrong with them.",
         ),
+        "hooks": ("anyvisor.cli.hooks:hooks", "List the hooks, or show one: what for, and who implements it."),
+        "plugin": ("anyvisor.cli.plugin:plugin", "Begin a plugin of your own."),
         "doctor": ("anyvisor.cli.doctor:doctor", "Check whether this machine can run guests."),
     }
 )
@@ -73,27 +76,31 @@ class LazyGroup(click.Group):
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run a command; whatever goes wrong ends as one line on stderr and an exit code."""
+        from anyvisor.plugins import choosing
+
         run = functools.partial(super().main, *args, standalone_mode=False, **extra)
         if not standalone_mode:
             return run()
-        with reported():
+        with reported(), choosing(None):
             code: Any = run()  # what ctx.exit() was given, or None
         sys.exit(code if isinstance(code, int) else OK)
 
-    @functools.cached_property
+    @property
     def _foreign(self) -> dict[str, tuple[str, str]]:
         """The commands of plugins; one that is broken, or has a name of ours, costs a warning only."""
         from anyvisor.errors import PluginError
         from anyvisor.plugins import PluginWarning, default_plugins
 
+        plugins = default_plugins()
         try:
-            offered = default_plugins().names_from("anyvisor_commands")
+            offered = plugins.names_from("anyvisor_commands")
         except PluginError as error:
+            if plugins.strict:
+                raise
             warnings.warn(f"{error}; the commands of plugins are left out", PluginWarning, stacklevel=2)
             return {}
         for name in offered.keys() & COMMANDS.keys():
-            theirs = f"plugin {offered.pop(name)[1]} offers a command {name}"
-            warnings.warn(f"{theirs}, which anyvisor has itself; rename it there", PluginWarning, stacklevel=2)
+            plugins.report(offered.pop(name)[1], f"offers a command {name}, which anyvisor has itself; rename it there")
         return offered
 
 
@@ -103,6 +110,27 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
         click.echo(f"anyvisor {__version__}")
         ctx.exit()
+
+
+def _block(ctx: click.Context, parameter: click.Parameter, said: tuple[str, ...]) -> None:
+    """What `-p` says, into the choice of plugins."""
+    from anyvisor.plugins import choose_plugins, chosen
+
+    for each in said:
+        if not each.startswith("no:") or each == "no:":
+            raise click.BadParameter(f"{each!r} is not of the form no:NAME; --plugin adds one", ctx, parameter)
+    if said:
+        choose_plugins(chosen().also(blocked=(each.removeprefix("no:") for each in said)))
+
+
+def _put_first(ctx: click.Context, parameter: click.Parameter, modules: tuple[str, ...]) -> None:  # noqa: ARG001
+    """What `--plugin` says, into the choice of plugins; each is imported now, whatever the command."""
+    from anyvisor.plugins import choose_plugins, chosen, import_first
+
+    if modules and not ctx.resilient_parsing:
+        for module in modules:
+            import_first(module)
+        choose_plugins(chosen().also(first=modules))
 
 
 @click.group(
@@ -118,6 +146,26 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     expose_value=False,
     callback=_show_version,
     help="Show the version.",
+)
+@click.option(
+    "-p",
+    "blocked",
+    multiple=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_block,
+    metavar="no:NAME",
+    help="Leave a plugin out, also one of anyvisor's own; may be repeated.",
+)
+@click.option(
+    "--plugin",
+    "first",
+    multiple=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_put_first,
+    metavar="MODULE",
+    help="Load a module as a plugin that comes before all others; may be repeated.",
 )
 @click.pass_context
 def cli(ctx: click.Context) -> None:

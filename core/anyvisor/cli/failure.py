@@ -62,7 +62,7 @@ def exit_code(error: BaseException) -> int:
 def message(error: BaseException) -> str:
     """What to say about an error; empty for one that says it all by its exit code."""
     if isinstance(error, click.UsageError) and error.ctx:
-        return f"{error.format_message()} (see {error.ctx.command_path} --help)"
+        return f"{one_line(error.format_message())} (see {error.ctx.command_path} --help)"
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, OSError) and not str(error):
