@@ -214,3 +214,24 @@ def test_parts_of_files_that_cannot_be_are_refused(path, offset, size):
 def test_a_change_to_a_value_of_another_kind_is_refused(fields):
     with pytest.raises(PlanError, match=r"is a (SegmentRegister|int|Cr0), and"):
         Change(Sregs, **fields)
+
+
+def test_a_step_that_was_dropped_says_so_and_survives_json(tmp_path):
+    made = attrs.evolve(full_plan(tmp_path), steps=(Step("anyvisor_mptable", "linux", ("mine",), dropped=True),))
+    assert BootPlan.from_json(made.to_json()) == made
+
+
+def test_reading_behind_the_end_of_a_file_that_shrank_gives_zeros(tmp_path):
+    file = tmp_path / "initrd"
+    file.write_bytes(b"0123456789")
+    made = plan(Blob("initrd", 0x1000, FileSlice.whole(file)))
+    file.write_bytes(b"0123")
+    assert made.read(0x1000, 12) == b"0123" + bytes(8)
+
+
+def test_the_pieces_of_a_plan_can_be_had_from_both_modules():
+    from anyvisor import pieces, plan
+
+    names = {"Blob", "DeviceSpec", "FileSlice", "FirmwareTables", "Kernel", "Step", "VcpuPlan"}
+    assert all(getattr(plan, name) is getattr(pieces, name) for name in names)
+    assert names < set(plan.__all__)

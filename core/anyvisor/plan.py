@@ -8,146 +8,35 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from anyvisor.codec import from_data, name_of, to_data
 from anyvisor.errors import PlanError
 from anyvisor.memory import Region, format_size
+from anyvisor.pieces import Blob, DeviceSpec, FileSlice, FirmwareTables, Kernel, Step, VcpuPlan
 from anyvisor.states import Change, VcpuState, VmState
+
+if TYPE_CHECKING:
+    from anyvisor.difference.plan import PlanDiff
+
+__all__ = [
+    "FORMAT",
+    "Blob",
+    "BootPlan",
+    "DeviceSpec",
+    "FileSlice",
+    "FirmwareTables",
+    "Kernel",
+    "Step",
+    "VcpuPlan",
+    "state_names",
+]
 
 FORMAT = 1
 """The version of the JSON form; raised when an older reader would misread it."""
-
-
-@attrs.frozen
-class FileSlice:
-    """A part of a file, to be read straight into guest memory at launch: `size_bytes` bytes from `offset`."""
-
-    path: Path
-    offset: int
-    size_bytes: int
-
-    @classmethod
-    def whole(cls, path: os.PathLike[str] | str) -> FileSlice:
-        """All of a file as it is now."""
-        return cls(Path(path), 0, Path(path).stat().st_size)
-
-    def __attrs_post_init__(self) -> None:
-        if self.offset < 0 or self.size_bytes < 0 or self.offset + self.size_bytes >= 1 << 63 or "\0" in str(self.path):
-            raise PlanError(f"{str(self.path)!r}: no file has {self.size_bytes} bytes at offset {self.offset}")
-
-    def __len__(self) -> int:
-        return self.size_bytes
-
-
-@attrs.frozen
-class Blob:
-    """Bytes at a guest-physical address. `size_bytes` may be more than the content: the rest stays zero, kept free.
-
-    `provided_by` is the plugin that made it, filled in by `assemble`.
-    """
-
-    name: str
-    guest_address: int
-    content: bytes | FileSlice = attrs.field(repr=lambda content: f"<{len(content)} bytes>")
-    size_bytes: int = attrs.field(default=attrs.Factory(lambda self: len(self.content), takes_self=True))
-    provided_by: str = ""
-
-    def __attrs_post_init__(self) -> None:
-        if self.size_bytes < len(self.content):
-            raise PlanError(f"{self.name}: {len(self.content)} bytes of content in a piece of {self.size_bytes} bytes")
-
-    @property
-    def region(self) -> Region:
-        """The addresses it takes up."""
-        return Region(self.guest_address, self.size_bytes, self.name)
-
-
-@attrs.frozen
-class Kernel:
-    """A kernel image with a place in guest memory: what `anyvisor_load_kernel` returns.
-
-    `entry` is the guest-physical address of the first instruction, under `protocol` (`linux64`: the 64-bit Linux boot
-    protocol). `command_line_limit` is the longest command line it takes, in bytes without the closing NUL;
-    `initrd_limit` the highest address an initrd's last byte may have. `setup_header` holds the boot protocol's header
-    as the file has it (x86: from offset 0x1f1 of a bzImage), empty for an image without one.
-    """
-
-    protocol: str
-    entry: int
-    blobs: tuple[Blob, ...]
-    command_line_limit: int
-    initrd_limit: int
-    setup_header: bytes = attrs.field(default=b"", repr=lambda header: f"<{len(header)} bytes>")
-
-    @property
-    def end(self) -> int:
-        """The first address after everything the image takes up."""
-        return max(blob.region.end for blob in self.blobs)
-
-
-@attrs.frozen
-class FirmwareTables:
-    """Tables that firmware would leave for the OS (MP table, ACPI): their bytes, and where the first pointer lies."""
-
-    pointer: int
-    blobs: tuple[Blob, ...]
-
-
-@attrs.frozen
-class DeviceSpec:
-    """A device as a value: its `kind` (which factory builds it), its addresses, its interrupt line, its settings.
-
-    The offsets that a device sees count from the start of its first port range, and of its first MMIO range.
-    """
-
-    kind: str
-    name: str
-    ports: tuple[Region, ...] = ()
-    mmio: tuple[Region, ...] = ()
-    gsi: int | None = None
-    settings: dict[str, str | int | bool] = attrs.field(factory=dict)
-
-    def named(self, region: Region) -> Region:
-        """One of its ranges under its own name, or under the device's if it has none."""
-        return attrs.evolve(region, name=region.name or self.name)
-
-
-@attrs.frozen
-class VcpuPlan:
-    """What one vCPU is given, in order: states as they are, and changes to what the hypervisor made.
-
-    `hardware_id` is the number by which the guest and its interrupt controllers know it (x86: the local APIC id).
-    """
-
-    index: int
-    states: tuple[VcpuState | Change, ...]
-    hardware_id: int = attrs.field(default=attrs.Factory(lambda self: self.index, takes_self=True))
-
-    def __attrs_post_init__(self) -> None:
-        if not 0 <= self.hardware_id < 1 << 32:
-            raise PlanError(f"vCPU {self.index}: its hardware id {self.hardware_id:#x} does not fit in 32 bits")
-
-    def state(self, kind: type[VcpuState]) -> VcpuState | Change | None:
-        """The planned state, or change to the state, of that type; None when the vCPU keeps its reset value."""
-        for each in self.states:
-            if (each.kind if isinstance(each, Change) else type(each)) is kind:
-                return each
-        return None
-
-
-@attrs.frozen
-class Step:
-    """A boot step that was taken: the hook's name, who provided the result, and who adjusted it."""
-
-    hook: str
-    provided_by: str
-    adjusted_by: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -220,9 +109,8 @@ class BootPlan:
             start = max(guest_address, blob.guest_address)
             end = min(guest_address + size_bytes, blob.guest_address + len(blob.content))
             if start < end:
-                found[start - guest_address : end - guest_address] = _part(
-                    blob, start - blob.guest_address, end - start
-                )
+                part = blob.read(start - blob.guest_address, end - start)
+                found[start - guest_address : start - guest_address + len(part)] = part
         return bytes(found)
 
     def describe(self) -> str:
@@ -246,6 +134,12 @@ class BootPlan:
             for _, _, text, each in sorted(rows, key=lambda row: row[:2])
         ]
         return "\n".join(lines)
+
+    def diff(self, other: BootPlan) -> PlanDiff:
+        """What `other` has differently, in words: empty, and false, when the two are equal. Print it."""
+        from anyvisor.difference.plan import plan_diff  # noqa: PLC0415 - it needs this module, and seldom is needed
+
+        return plan_diff(self, other)
 
     def to_json(self) -> str:
         """The plan as JSON text; `from_json` gives an equal plan. File contents stay references to their files."""
@@ -280,11 +174,3 @@ def _refuse_overlaps(regions: list[Region], remedy: str) -> None:
     for first, second in itertools.pairwise(sorted(regions)):  # of sorted regions, neighbours overlap if any do
         if first.overlaps(second):
             raise PlanError(f"{first} overlaps {second}; move one in {remedy}")
-
-
-def _part(blob: Blob, offset: int, size_bytes: int) -> bytes:
-    if isinstance(blob.content, bytes):
-        return blob.content[offset : offset + size_bytes]
-    with blob.content.path.open("rb") as file:
-        file.seek(blob.content.offset + offset)
-        return file.read(size_bytes)

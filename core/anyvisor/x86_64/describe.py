@@ -1,16 +1,13 @@
 """A boot plan in words: what its bytes and states mean, read back as the guest will read them.
 
-Nothing here knows who made a plan or what its pieces are called: tables are found through the registers and
-pointers that lead the processor and the kernel to them. So what is shown is what counts, also when a plugin
-has replaced a step.
+The tables are found by `read_back`, so what is shown is what counts, also when a plugin has replaced a step.
 """
 
 from __future__ import annotations
 
 import functools
-import struct
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
@@ -18,19 +15,28 @@ from anyvisor.bits import Bits
 from anyvisor.codec import name_of
 from anyvisor.errors import AnyvisorError, PlanError
 from anyvisor.facts import HostFacts
-from anyvisor.memory import PAGE_BYTES, format_size
+from anyvisor.memory import format_size
 from anyvisor.plan import BootPlan, DeviceSpec, Step, VcpuPlan, state_names
 from anyvisor.states import Change, VcpuState
-from anyvisor.x86_64 import setup_header
-from anyvisor.x86_64.bootparams import SIZE_BYTES, BootParams
 from anyvisor.x86_64.cpuid import Cpuid
-from anyvisor.x86_64.gdt import Gdt
-from anyvisor.x86_64.mptable import MpTable, find_pointer
 from anyvisor.x86_64.msrs import Msrs
-from anyvisor.x86_64.paging import ADDRESS_MASK, LEVEL_BYTES, PageEntry
-from anyvisor.x86_64.state import Regs, Sregs
+from anyvisor.x86_64.paging import PageEntry
+from anyvisor.x86_64.read_back import (
+    boot_fields,
+    command_line,
+    find_boot_params,
+    find_gdt,
+    find_mptable,
+    find_page_tables,
+    read_boot_params,
+    read_gdt,
+    read_mptable,
+    read_page_tables,
+)
+from anyvisor.x86_64.state import Regs
 
-S = TypeVar("S", bound=VcpuState)
+WRITABLE = PageEntry(writable=True)
+"""What pages are if nothing is said of them: for the kernel, and writable."""
 
 
 def describe(plan: BootPlan, facts: HostFacts) -> list[tuple[str, str]]:
@@ -57,101 +63,58 @@ def describe(plan: BootPlan, facts: HostFacts) -> list[tuple[str, str]]:
 def _attempt(part: Callable[[BootPlan], str], plan: BootPlan) -> str:
     try:
         return part(plan)
-    except AnyvisorError as error:
+    except (AnyvisorError, OSError) as error:
         return f"cannot be read: {error}"
-
-
-def _planned(vcpu: VcpuPlan, kind: type[S]) -> dict[str, Any]:
-    """The fields of a planned state or change; empty when the vCPU keeps its reset value."""
-    state = vcpu.state(kind)
-    if isinstance(state, Change):
-        return state.fields
-    return attrs.asdict(state, recurse=False) if state else {}  # type: ignore[arg-type]
-
-
-def _boot_sregs(plan: BootPlan) -> dict[str, Any]:
-    return _planned(plan.vcpus[0], Sregs) if plan.vcpus else {}
 
 
 # -- tables in memory ----------------------------------------------------------------------------------------
 
 
 def _gdt(plan: BootPlan) -> str:
-    fields = _boot_sregs(plan)
-    if "gdt" not in fields:
+    place = find_gdt(plan)
+    if place is None:
         return "none: GDTR keeps its reset value"
-    register = fields["gdt"]
-    gdt = Gdt.from_bytes(plan.read(register.base, register.limit + 1), long_mode=bool(fields["efer"].lma))
-    return f"at {register.base:#x}, limit {register.limit} bytes\n{gdt.describe()}"
+    return f"at {place.start:#x}, limit {place.size_bytes - 1} bytes\n{read_gdt(plan, place).describe()}"
 
 
 def _page_tables(plan: BootPlan) -> str:
-    fields = _boot_sregs(plan)
-    if not (fields.get("cr0") and fields["cr0"].pg):
+    root = find_page_tables(plan)
+    if root is None:
         return "none: paging is off at the first instruction"
-    lines = [f"root (CR3) {fields['cr3']:#x}"]
-    for start, end, target, page_bytes in _runs(_leaves(plan, fields["cr3"] & ADDRESS_MASK)):
-        to = "itself" if start == target else f"{target:#x}"
-        count = (end - start) // page_bytes
-        lines.append(f"{start:#014x} - {end - 1:#014x}  to {to}: {count} pages of {format_size(page_bytes)}")
+    lines = [f"root (CR3) {root:#x}"]
+    for run in read_page_tables(plan, root)[0]:
+        mode = "" if run.permissions == WRITABLE else f", {run.permissions.words() or 'read-only'}"
+        pages = f"{run.pages} pages of {format_size(run.page_bytes)}{mode}"
+        lines.append(f"{run.start:#014x} - {run.end - 1:#014x}  to {run.leads_to}: {pages}")
     return "\n".join(lines)
 
 
-def _leaves(plan: BootPlan, table: int, level: int = 4, linear: int = 0) -> Iterator[tuple[int, int, int]]:
-    """Every page of the tables at `table`: linear address, guest-physical address, size."""
-    size = LEVEL_BYTES[level]
-    entries = struct.iter_unpack("<Q", plan.read(table, PAGE_BYTES))
-    for index, (number,) in enumerate(entries):
-        entry = PageEntry(number)
-        if not entry.present:
-            continue
-        address = number & ADDRESS_MASK
-        if level == 1 or entry.page_size:
-            yield linear + index * size, address & -size, size
-        else:
-            yield from _leaves(plan, address, level - 1, linear + index * size)
-
-
-def _runs(leaves: Iterator[tuple[int, int, int]]) -> Iterator[tuple[int, int, int, int]]:
-    """Neighbouring pages joined: linear start and end, guest-physical start, page size."""
-    run: tuple[int, int, int, int] | None = None
-    for linear, target, size in leaves:
-        if run and (run[1], run[2] + run[1] - run[0], run[3]) == (linear, target, size):
-            run = (run[0], linear + size, run[2], size)
-            continue
-        if run:
-            yield run
-        run = (linear, linear + size, target, size)
-    if run:
-        yield run
-
-
 def _boot_params(plan: BootPlan) -> str:
-    regs = _planned(plan.vcpus[0], Regs) if plan.vcpus else {}
+    regs = boot_fields(plan, Regs)
     if not regs:
         return "none: the first vCPU keeps its reset registers"
-    params = BootParams.from_bytes(plan.read(regs["rsi"], SIZE_BYTES))
-    if params.header.header != setup_header.SIGNATURE:
-        return f"none: RSI ({regs['rsi']:#x}) leads to no zero page"
-    longest = params.header.cmdline_size + 1
-    line = plan.read(params.command_line_address, longest).partition(b"\0")[0].decode("ascii", "replace")
+    place = find_boot_params(plan)
+    if place is None:
+        return f"none: RSI ({regs.get('rsi', 0):#x}) leads to no zero page"
+    params = read_boot_params(plan, place)
+    line = command_line(plan, params)
     initrd = f"{params.initrd} ({format_size(params.initrd.size_bytes)})" if params.initrd else "none"
     return "\n".join(
         [
             f"entry        {regs['rip']:#x}",
             f"command line {line!r} ({len(line)} of {params.header.cmdline_size} bytes)",
             f"initrd       {initrd}",
-            f"zero page    at {regs['rsi']:#x}",
+            f"zero page    at {place.start:#x}",
             *(f"  {each}" for each in params.describe().splitlines()),
         ]
     )
 
 
 def _mptable(plan: BootPlan) -> str:
-    pointer = find_pointer(plan.read)
+    pointer = find_mptable(plan)
     if pointer is None:
         return "none"
-    return f"pointer at {pointer:#x}\n{MpTable.from_memory(plan.read, pointer).describe()}"
+    return f"pointer at {pointer.start:#x}\n{read_mptable(plan, pointer).describe()}"
 
 
 # -- states --------------------------------------------------------------------------------------------------
@@ -257,5 +220,6 @@ def _steps(plan: BootPlan) -> str:
 
 
 def _step(step: Step) -> str:
-    adjusted = f", adjusted by {', '.join(step.adjusted_by)}" if step.adjusted_by else ""
+    verb = "dropped" if step.dropped else "adjusted"
+    adjusted = f", {verb} by {', '.join(step.adjusted_by)}" if step.adjusted_by else ""
     return f"{step.hook:<24} {step.provided_by or 'nobody'}{adjusted}"

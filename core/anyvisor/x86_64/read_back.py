@@ -1,0 +1,171 @@
+"""The tables of a boot plan, found and read back as the guest will find and read them.
+
+Nothing here knows who made a plan or what its pieces are called: tables are found through the registers and
+pointers that lead the processor and the kernel to them. So what is found is what counts, also when a plugin has
+replaced a step. Where nothing leads to a table, there is none: each `find` function then gives None.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import attrs
+
+from anyvisor.errors import PlanError
+from anyvisor.memory import PAGE_BYTES, Region
+from anyvisor.plan import BootPlan, VcpuPlan
+from anyvisor.states import Change, VcpuState
+from anyvisor.x86_64 import setup_header
+from anyvisor.x86_64.bootparams import SIZE_BYTES, BootParams
+from anyvisor.x86_64.gdt import Gdt
+from anyvisor.x86_64.mptable import POINTER, MpTable, find_pointer
+from anyvisor.x86_64.paging import ADDRESS_MASK, LEVEL_BYTES, PageEntry
+from anyvisor.x86_64.state import Regs, Sregs
+
+S = TypeVar("S", bound=VcpuState)
+
+MAX_USES = 16
+"""How often a page table may be used, to map the same memory at several addresses: a loop has no end."""
+BOTH = PageEntry(writable=True, user=True)
+"""What a page has only if every entry on the way to it has it."""
+KIND = PageEntry(write_through=True, cache_disabled=True, global_page=True)
+"""What a page has if its own entry has it."""
+
+
+def planned(vcpu: VcpuPlan, kind: type[S]) -> dict[str, Any]:
+    """The fields of a planned state or change; empty when the vCPU keeps its reset value."""
+    state = vcpu.state(kind)
+    if isinstance(state, Change):
+        return state.fields
+    return attrs.asdict(state, recurse=False) if state else {}  # type: ignore[arg-type]
+
+
+def boot_fields(plan: BootPlan, kind: type[S]) -> dict[str, Any]:
+    """What is planned of a state of the first vCPU."""
+    return planned(plan.vcpus[0], kind) if plan.vcpus else {}
+
+
+# -- the GDT -------------------------------------------------------------------------------------------------
+
+
+def find_gdt(plan: BootPlan) -> Region | None:
+    """Where GDTR leads."""
+    register = boot_fields(plan, Sregs).get("gdt")
+    return Region(register.base, register.limit + 1, "GDT") if register else None
+
+
+def read_gdt(plan: BootPlan, place: Region) -> Gdt:
+    """The GDT there."""
+    efer = boot_fields(plan, Sregs).get("efer")
+    return Gdt.from_bytes(plan.read(place.start, place.size_bytes), long_mode=bool(efer and efer.lma))
+
+
+# -- page tables ---------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class PageRun:
+    """Neighbouring pages of one size and one permission: linear addresses, and where the first of them leads."""
+
+    start: int
+    end: int
+    target: int
+    page_bytes: int
+    permissions: PageEntry
+
+    @property
+    def pages(self) -> int:
+        """How many pages there are."""
+        return (self.end - self.start) // self.page_bytes
+
+    @property
+    def leads_to(self) -> str:
+        """The guest-physical address, in words."""
+        return "itself" if self.start == self.target else f"{self.target:#x}"
+
+    def goes_on_with(self, other: PageRun) -> bool:
+        """Whether the other is the next part of this run."""
+        same = (self.page_bytes, self.permissions) == (other.page_bytes, other.permissions)
+        return same and (self.end, self.target + self.end - self.start) == (other.start, other.target)
+
+
+def find_page_tables(plan: BootPlan) -> int | None:
+    """Where CR3 leads, if paging is on."""
+    fields = boot_fields(plan, Sregs)
+    return int(fields["cr3"]) if fields.get("cr0") and fields["cr0"].pg and "cr3" in fields else None
+
+
+def read_page_tables(plan: BootPlan, root: int) -> tuple[list[PageRun], list[int]]:
+    """What the page tables at `root` map, and where each table lies."""
+    tables: Counter[int] = Counter()
+    runs: list[PageRun] = []
+    for page in _pages(plan, root & ADDRESS_MASK, tables):
+        if runs and runs[-1].goes_on_with(page):
+            runs[-1] = attrs.evolve(runs[-1], end=page.end)
+        else:
+            runs.append(page)
+    return runs, list(tables)
+
+
+def _pages(
+    plan: BootPlan, table: int, tables: Counter[int], level: int = 4, linear: int = 0, above: int = BOTH
+) -> Iterator[PageRun]:
+    """Every page that the table leads to; counts in `tables` how often each table was read.
+
+    A page allows what every entry on the way to it does, `above` those before this table.
+    """
+    tables[table] += 1
+    if tables[table] > MAX_USES:
+        raise PlanError(f"page table at {table:#x}: more than {MAX_USES} entries lead to it; does its own lead back?")
+    size = LEVEL_BYTES[level]
+    for index, (entry,) in enumerate(struct.iter_unpack("<Q", plan.read(table, PAGE_BYTES))):
+        if not entry & PageEntry.present.mask:
+            continue
+        start, address, allowed = linear + index * size, entry & ADDRESS_MASK, _allowed(entry, above)
+        if level == 1 or entry & PageEntry.page_size.mask:
+            yield PageRun(start, start + size, address & -size, size, PageEntry(allowed))
+        else:
+            yield from _pages(plan, address, tables, level - 1, start, allowed)
+
+
+def _allowed(entry: int, above: int) -> int:
+    """The permissions and kind of an entry, with what those above it allow; as numbers, for there are many."""
+    return entry & KIND | entry & above & BOTH | (entry | above) & PageEntry.no_execute.mask
+
+
+# -- what the kernel is told ---------------------------------------------------------------------------------
+
+
+def find_boot_params(plan: BootPlan) -> Region | None:
+    """Where RSI leads, if a zero page lies there."""
+    address = boot_fields(plan, Regs).get("rsi")
+    if address is None:
+        return None
+    magic = plan.read(address + setup_header.JUMP_END, 4)
+    found = int.from_bytes(magic, "little") == setup_header.SIGNATURE
+    return Region(address, SIZE_BYTES, "zero page") if found else None
+
+
+def read_boot_params(plan: BootPlan, place: Region) -> BootParams:
+    """The zero page there."""
+    return BootParams.from_bytes(plan.read(place.start, place.size_bytes))
+
+
+def command_line(plan: BootPlan, params: BootParams) -> str:
+    """The command line that the zero page leads to."""
+    longest = params.header.cmdline_size + 1
+    return plan.read(params.command_line_address, longest).partition(b"\0")[0].decode("ascii", "replace")
+
+
+def find_mptable(plan: BootPlan) -> Region | None:
+    """Where an OS finds the MP floating pointer."""
+    pointer = find_pointer(plan.read)
+    return None if pointer is None else Region(pointer, POINTER.size, "MP pointer")
+
+
+def read_mptable(plan: BootPlan, pointer: Region) -> MpTable:
+    """The MP table that the pointer there leads to."""
+    return MpTable.from_memory(plan.read, pointer.start)
