@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,7 @@ from anyvisor.cli.options import MachineOptions, machine_options
 
 if TYPE_CHECKING:
     from anyvisor.config import MachineConfig
+    from anyvisor.hypervisor import Hypervisor
     from anyvisor.machine import Machine
 
 ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
@@ -42,7 +44,10 @@ class Seconds(click.FloatRange):
     "--backend", default="auto", metavar="NAME", help="The hypervisor; auto takes the best that can be used here."
 )
 @click.option("--timeout", type=Seconds(min=0, min_open=True), metavar="SECONDS", help="End the machine then.")
-def boot(backend: str, timeout: float | None, **options: Any) -> None:
+@click.option(
+    "--record", type=click.Path(path_type=Path), metavar="FILE", help="Write a trace of what the guest does there."
+)
+def boot(backend: str, timeout: float | None, record: Path | None, **options: Any) -> None:
     """Boot KERNEL, a bzImage or an ELF vmlinux, with its console on this terminal.
 
     Without a KERNEL it is this host's own, or its distribution's, fetched once; without an --initrd as well, it ends at
@@ -61,8 +66,20 @@ def boot(backend: str, timeout: float | None, **options: Any) -> None:
         config = config if config.kernel else _with_stock_kernel(config)
         plan = assemble(config, hypervisor.facts)
         shared = config.shared_memory
-        with launch(plan, hypervisor, overcommit=config.overcommit, shared_memory=shared) as machine:
+        with (
+            _recorded(hypervisor, record) as host,
+            launch(plan, host, overcommit=config.overcommit, shared_memory=shared) as machine,
+        ):
             _run(machine, timeout)
+
+
+def _recorded(hypervisor: Hypervisor, path: Path | None) -> Hypervisor:
+    """The hypervisor; with a `path`, one that writes a trace there."""
+    if path is None:
+        return hypervisor
+    from anyvisor.recording.recorder import Recorder
+
+    return Recorder(hypervisor, path)
 
 
 def _with_stock_kernel(config: MachineConfig) -> MachineConfig:
