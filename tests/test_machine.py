@@ -18,9 +18,14 @@ from anyvisor.states import Change
 from anyvisor.x86_64.chips import Irqchip, Pit
 from anyvisor.x86_64.generic import FACTS
 from anyvisor.x86_64.state import Regs, Sregs
-from fakes import FakeHypervisor
+from anyvisor_mock import FailCall, MockHypervisor
 
 RAM = (Region(0, 2 * MIB, "RAM"),)
+
+
+def mock(*scripts, facts=FACTS, **more):
+    """The mock with a script for each vCPU; without one a vCPU spins until it is kicked."""
+    return MockHypervisor(facts, script=scripts, **more)
 
 
 def plan(vcpus=1, states=(), **more):
@@ -28,29 +33,31 @@ def plan(vcpus=1, states=(), **more):
 
 
 def machine(*scripts, vcpus=None, **more):
-    return launch(plan(vcpus or max(len(scripts), 1), **more), FakeHypervisor(*scripts))
+    return launch(plan(vcpus or max(len(scripts), 1), **more), mock(*scripts))
 
 
 def test_launch_keeps_the_documented_phases():
-    hypervisor = FakeHypervisor()
+    hypervisor = mock()
     launch(plan(2, vm_states_before=(Irqchip(),), vm_states_after=(Pit(),)), hypervisor).close()
-    assert hypervisor.log == ["map 0x0", "put Irqchip", "vcpu 0", "vcpu 1", "put Pit", "close vm"]
+    calls = [call.kind for call in hypervisor.calls if call.kind != "kick"]
+    assert calls == ["create_vm", "map_memory", "put Irqchip", "create_vcpu", "create_vcpu", "put Pit", "close"]
 
 
 def test_a_deterministic_plan_gets_a_vm_that_counts_or_is_refused():
-    hypervisor = FakeHypervisor()
+    hypervisor = mock()
     launch(plan(deterministic=True), hypervisor).close()
     launch(plan(), hypervisor).close()
-    assert [vm.deterministic for vm in hypervisor.vms] == [True, False]
+    assert [call.arguments for call in hypervisor.calls.of("create_vm")] == [(True,), (False,)]
     facts = attrs.evolve(FACTS, capabilities=FACTS.capabilities - {Capability.DETERMINISTIC})
     with pytest.raises(Unsupported, match="the plan is deterministic"):
-        launch(plan(deterministic=True), FakeHypervisor(facts=facts))
+        launch(plan(deterministic=True), mock(facts=facts))
 
 
 def test_launch_puts_states_in_the_plans_order_and_evolves_changes():
-    made = machine(states=(Regs(rip=0x1234), Change(Sregs, cr3=0x9000)))
+    hypervisor = mock()
+    made = launch(plan(states=(Regs(rip=0x1234), Change(Sregs, cr3=0x9000))), hypervisor)
     (vcpu,) = made.vcpus
-    assert vcpu.put_order == [Regs, Sregs]
+    assert hypervisor.calls.of("get", "put").kinds == ["put Regs", "get Sregs", "put Sregs"]
     assert vcpu.get(Regs).rip == 0x1234
     assert vcpu.get(Sregs).cr3 == 0x9000
     assert vcpu.get(Sregs).apic_base.bsp  # what the change does not name stays as the hypervisor made it
@@ -70,20 +77,22 @@ def test_a_file_that_shrank_since_planning_is_told(tmp_path):
     file.write_bytes(bytes(100))
     blob = Blob("kernel", 0x1000, FileSlice.whole(file))
     file.write_bytes(bytes(40))
-    hypervisor = FakeHypervisor()
+    hypervisor = mock()
     with pytest.raises(Exception, match="has the file changed since the plan was made") as caught:
         launch(plan(blobs=(blob,)), hypervisor)
     assert str(file) in str(caught.value)
     assert not hypervisor.vms
 
 
-@pytest.mark.parametrize("step", ["map 0x0", "put Irqchip", "vcpu 0", "vcpu 1", "put Pit"])
-def test_a_failing_launch_gives_everything_back(step):
-    hypervisor = FakeHypervisor(fail_at=step)
-    with pytest.raises(OSError, match=step):
+@pytest.mark.parametrize(
+    "failing", [("map_memory", 1), ("put Irqchip", 1), ("create_vcpu", 1), ("create_vcpu", 2), ("put Pit", 1)]
+)
+def test_a_failing_launch_gives_everything_back(failing):
+    hypervisor = mock(faults=[FailCall(*failing)])
+    with pytest.raises(HypervisorError, match=failing[0]):
         launch(plan(2, vm_states_before=(Irqchip(),), vm_states_after=(Pit(),)), hypervisor)
-    assert hypervisor.log[-1] == "close vm"
-    assert hypervisor.vms[0].closed == 1
+    assert hypervisor.calls.kinds[-1] == "close"
+    assert hypervisor.vms[0].closed and hypervisor.open_things == []
 
 
 def test_a_plan_that_the_hypervisor_cannot_run_is_refused_before_anything_is_made():
@@ -92,7 +101,7 @@ def test_a_plan_that_the_hypervisor_cannot_run_is_refused_before_anything_is_mad
         (attrs.evolve(FACTS, max_vcpus=1), "at most 1"),
         (attrs.evolve(FACTS, states=("x86_64.Regs",)), "does not know x86_64.Irqchip"),
     ]:
-        hypervisor = FakeHypervisor(facts=facts)
+        hypervisor = mock(facts=facts)
         with pytest.raises(Unsupported, match=message):
             launch(plan(2, vm_states_before=(Irqchip(),)), hypervisor)
         assert not hypervisor.vms
@@ -101,14 +110,14 @@ def test_a_plan_that_the_hypervisor_cannot_run_is_refused_before_anything_is_mad
 def test_more_ram_than_the_host_has_is_refused_unless_overcommitted():
     huge = BootPlan("x86_64", (Region(0, 1 << 42, "RAM"),), vcpus=(VcpuPlan(0, ()),))
     with pytest.raises(Exception, match="the guest wants 4T of RAM, this host has"):
-        launch(huge, FakeHypervisor())
+        launch(huge, mock())
 
 
 def test_a_device_of_an_unknown_kind_is_refused_and_nothing_leaks():
-    hypervisor = FakeHypervisor()
+    hypervisor = mock()
     with pytest.raises(PluginError, match="device x: no installed plugin makes devices of kind 'flux capacitor'"):
         launch(plan(devices=(DeviceSpec("flux capacitor", "x"),)), hypervisor)
-    assert hypervisor.vms[0].closed == 1
+    assert hypervisor.vms[0].closed
 
 
 @pytest.mark.parametrize("kind", ["shutdown", "reset"])
@@ -232,12 +241,12 @@ def test_a_machine_starts_once():
 
 
 def test_close_is_idempotent_and_closes_what_it_owns_once():
-    hypervisor = FakeHypervisor()
+    hypervisor = mock()
     made = launch(plan(), hypervisor)
     made.start()
     made.close()
     made.close()
-    assert hypervisor.vms[0].closed == 1
+    assert hypervisor.vms[0].closed
     assert not made.memory.regions
 
 
@@ -254,7 +263,7 @@ def test_onlookers_are_told_of_start_and_end():
             seen.append(("stopped", outcome.reason))
 
     plugins = load_plugins([Onlooker()], installed=False)
-    with launch(plan(), FakeHypervisor([Halted()]), plugins) as made:
+    with launch(plan(), mock([Halted()]), plugins) as made:
         made.start().wait(5)
     assert seen == [("started", Machine), ("stopped", "halted")]
 
@@ -266,7 +275,7 @@ def test_an_onlooker_that_fails_at_the_end_is_told_to_who_waits():
             raise KeyError("gone")
 
     plugins = load_plugins([Onlooker()], installed=False)
-    with launch(plan(), FakeHypervisor([Halted()]), plugins) as made:
+    with launch(plan(), mock([Halted()]), plugins) as made:
         with pytest.raises(PluginError, match="plugin Onlooker failed in anyvisor_machine_stopped: KeyError"):
             made.start().wait(5)
         assert made.phase is Phase.STOPPED
@@ -284,16 +293,18 @@ def test_a_stop_asked_for_while_it_starts_is_obeyed():
             machine.request_stop("stopped")
 
     plugins = load_plugins([Onlooker()], installed=False)
-    with launch(plan(), FakeHypervisor(), plugins) as made:
+    hypervisor = mock()
+    with launch(plan(), hypervisor, plugins) as made:
         assert made.start().wait(5).reason == "stopped"
-        assert made.vcpus[0].runs == 0
+    assert not hypervisor.calls.of("run")
 
 
 def test_a_stop_asked_for_before_the_start_is_obeyed():
-    with machine() as made:
+    hypervisor = mock()
+    with launch(plan(), hypervisor) as made:
         made.request_stop("stopped")
         assert made.start().wait(5).reason == "stopped"
-        assert made.vcpus[0].runs == 0
+    assert not hypervisor.calls.of("run")
 
 
 def test_an_onlooker_that_fails_at_the_start_leaves_a_stopped_machine():
@@ -303,7 +314,7 @@ def test_an_onlooker_that_fails_at_the_start_leaves_a_stopped_machine():
             raise KeyError("gone")
 
     plugins = load_plugins([Onlooker()], installed=False)
-    with launch(plan(), FakeHypervisor(), plugins) as made:
+    with launch(plan(), mock(), plugins) as made:
         with pytest.raises(PluginError, match="Onlooker"):
             made.start()
         assert made.phase is Phase.STOPPED
@@ -340,12 +351,12 @@ def test_an_end_of_the_program_raised_in_a_device_is_a_death(error):
         assert made.outcome.reason == "died"
 
 
-class Deaf(FakeHypervisor):
+class Deaf(MockHypervisor):
     """Its vCPUs do not answer kicks until they are told to."""
 
     def __init__(self):
         self.released = threading.Event()
-        super().__init__([lambda bus: self.released.wait(20)])
+        super().__init__(FACTS, script=[lambda bus: self.released.wait(20)])
 
 
 def test_a_vcpu_that_does_not_answer_keeps_all_of_its_machine_until_it_does(monkeypatch):
@@ -359,15 +370,33 @@ def test_a_vcpu_that_does_not_answer_keeps_all_of_its_machine_until_it_does(monk
     with pytest.raises(GuestError, match="did not stop"):
         made.close()
     assert made.memory.regions, "RAM that a guest may still write must not be given back"
-    assert hypervisor.vms[0].closed == 0
+    assert not hypervisor.vms[0].closed
     hypervisor.released.set()
     made.close()
     assert not made.memory.regions
-    assert hypervisor.vms[0].closed == 1
+    assert hypervisor.vms[0].closed
+
+
+@pytest.mark.parametrize("nth", range(1, 5))
+def test_a_kick_that_fails_is_told_and_the_machine_ends_all_the_same(nth):
+    """Ending kicks each vCPU twice, so one kick of four may fail."""
+    hypervisor = mock(faults=[FailCall("kick", nth=nth)])
+    with pytest.raises(HypervisorError, match="kick"), launch(plan(2), hypervisor) as made:
+        made.start()
+    assert hypervisor.open_things == [] and not made.memory.regions
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("vcpu")]
+
+
+def test_a_vcpu_that_cannot_be_kicked_does_not_keep_the_others_from_being_kicked():
+    hypervisor = mock([Halted()], faults=[FailCall("kick", nth=1), FailCall("kick", nth=3)])
+    with pytest.raises(HypervisorError, match="kick"), launch(plan(2), hypervisor) as made:
+        made.start()
+    assert [call.subject[-1] for call in hypervisor.calls.of("kick").failed] == ["0", "0"]
+    assert hypervisor.open_things == []
 
 
 def test_a_vm_that_cannot_be_closed_keeps_its_memory():
-    hypervisor = FakeHypervisor()
+    hypervisor = mock()
     made = launch(plan(), hypervisor)
 
     def busy():
@@ -448,7 +477,7 @@ def test_a_device_factory_that_fails_is_named_and_nothing_leaks():
         def anyvisor_device_factories(self):
             return {"broken": "operator:truediv"}
 
-    hypervisor = FakeHypervisor()
+    hypervisor = mock()
     with pytest.raises(PluginError, match="device x: plugin Mine cannot make it: TypeError"):
         launch(plan(devices=(DeviceSpec("broken", "x"),)), hypervisor, load_plugins([Mine()], installed=False))
-    assert hypervisor.vms[0].closed == 1
+    assert hypervisor.vms[0].closed

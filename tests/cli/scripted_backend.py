@@ -11,14 +11,15 @@ import time
 import attrs
 
 from anyvisor import hookimpl
-from anyvisor.exits import Halted, Kicked, Shutdown
+from anyvisor.acts import PortIn, PortOut, Spin
+from anyvisor.exits import Halted, Shutdown
 from anyvisor.facts import Capability
 from anyvisor.x86_64.generic import FACTS
-from fakes import FakeHypervisor, FakeVcpu, FakeVm
+from anyvisor_mock import MockHypervisor
 
 DATA, LINE_STATUS, KEYBOARD = 0x3F8, 0x3FD, 0x64
 RECEIVED = 1
-RESET = 0xFE
+RESET = PortOut(KEYBOARD, 1, 0xFE)
 CAPABILITIES = FACTS.capabilities - {Capability.DETERMINISTIC}
 
 
@@ -28,57 +29,49 @@ def anyvisor_hypervisors():
 
 
 def put(bus, data):
-    for each in data:
+    """All but the last byte at once: an act for each would take long."""
+    for each in data[:-1]:
         bus.write_port(DATA, 1, each)
-
-
-def reset(bus):
-    bus.write_port(KEYBOARD, 1, RESET)
-    while True:
-        yield None
+    yield PortOut(DATA, 1, data[-1])
 
 
 def hello(bus):
     """Greet and reset."""
-    put(bus, b"hello from the guest\r\n")
-    yield from reset(bus)
+    yield from put(bus, b"hello from the guest\r\n")
+    yield RESET
 
 
 def echo(bus):
     """Send back what is typed, until q."""
-    put(bus, b"ready\r\n")
+    yield from put(bus, b"ready\r\n")
     typed = 0
     while typed != ord("q"):
-        yield None
+        yield PortIn(LINE_STATUS, 1)
         if bus.read_port(LINE_STATUS, 1) & RECEIVED:
             typed = bus.read_port(DATA, 1)
-            put(bus, bytes([typed]))
+            yield from put(bus, bytes([typed]))
         else:
             time.sleep(0.001)
-    yield from reset(bus)
+    yield RESET
 
 
 def spin(bus):
     """Print a line, then nothing ever more."""
-    put(bus, b"spinning\r\n")
-    while True:
-        time.sleep(0.001)
-        yield None
+    yield from put(bus, b"spinning\r\n")
+    yield Spin()
 
 
 def flood(bus):
     """Print for ever."""
     while True:
-        put(bus, b"x" * 78 + b"\r\n")
-        yield None
+        yield from put(bus, b"x" * 78 + b"\r\n")
 
 
 def big(bus):
     """Print half a megabyte, numbered, and reset."""
     for number in range(32 * 1024):
-        put(bus, b"%014d\r\n" % number)
-        yield None
-    yield from reset(bus)
+        yield from put(bus, b"%014d\r\n" % number)
+    yield RESET
 
 
 def halt(bus):
@@ -88,44 +81,22 @@ def halt(bus):
 
 def crash(bus):
     """A triple fault."""
-    put(bus, b"about to crash\r\n")
+    yield from put(bus, b"about to crash\r\n")
     yield Shutdown()
 
 
 def broken(bus):
     """Raise what no backend should."""
-    yield None
     raise RuntimeError("the backend is broken")
 
 
 SCRIPTS = {each.__name__: each for each in (hello, echo, spin, flood, big, halt, crash, broken)}
 
 
-class ScriptedVcpu(FakeVcpu):
-    def __init__(self, index):
-        super().__init__(index, [])
-        self.steps = None
-
-    def run(self, bus):
-        self.steps = self.steps or SCRIPTS[os.environ["SCRIPT"]](bus)
-        for exit_ in self.steps:
-            if exit_ is not None:
-                return exit_
-            if self.kicked.is_set():
-                break
-        self.kicked.clear()
-        return Kicked()
-
-
-class ScriptedVm(FakeVm):
-    def create_vcpu(self, index, hardware_id=None):
-        return ScriptedVcpu(index)
-
-
-class ScriptedHypervisor(FakeHypervisor):
-    def create_vm(self, *, deterministic=False):
-        return ScriptedVm(self.log, ())
+class ScriptedHypervisor(MockHypervisor):
+    def __init__(self, facts):
+        super().__init__(facts, script=SCRIPTS[os.environ["SCRIPT"]])
 
 
 def open_scripted():
-    return ScriptedHypervisor(facts=attrs.evolve(FACTS, backend="scripted", max_vcpus=8, capabilities=CAPABILITIES))
+    return ScriptedHypervisor(attrs.evolve(FACTS, backend="scripted", max_vcpus=8, capabilities=CAPABILITIES))

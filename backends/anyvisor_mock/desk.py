@@ -1,0 +1,90 @@
+"""Where every call goes through: written down, failed if it was told to, then done."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar, cast
+
+from anyvisor.bus import Bus
+from anyvisor.errors import HypervisorError
+from anyvisor.memory import RamRegion
+from anyvisor_mock.calls import Call, Calls
+from anyvisor_mock.faults import Saboteur
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Desk:
+    """The records of one hypervisor, and who spoils its calls."""
+
+    def __init__(self, saboteur: Saboteur):
+        self.calls = Calls()
+        self.saboteur = saboteur
+
+    def call(self, subject: str, method: Callable[..., Any], target: Any, arguments: tuple[Any, ...]) -> Any:
+        """Do it, in public."""
+        call = Call(subject, method.__name__, tuple(_as_value(each) for each in arguments if not isinstance(each, Bus)))
+        number = self.calls.begin(call)
+        try:
+            result = self._do(call, method, target, arguments)
+        except BaseException as error:
+            self.calls.end(number, error=error)
+            raise
+        self.calls.end(number, result=_as_value(result))
+        return result
+
+    def _do(self, call: Call, method: Callable[..., Any], target: Any, arguments: tuple[Any, ...]) -> Any:
+        failure: HypervisorError | None = self.saboteur.failure_of(call)
+        if failure is None:
+            return method(target, *arguments)
+        if call.method == "close":
+            method(target)
+        raise failure
+
+
+class Closing:
+    """A context manager that closes itself at the end of its block."""
+
+    def close(self) -> None:
+        """Give everything back; may be called twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Public(Protocol):
+    """What has methods that are written down."""
+
+    desk: Desk
+    name: str
+
+
+def public(method: F) -> F:
+    """Decorator: calls of the method go through the desk. Keyword arguments are written down as the others are."""
+
+    @functools.wraps(method)
+    def through_the_desk(self: Public, *arguments: Any, **named: Any) -> Any:
+        if not named:
+            return self.desk.call(self.name, method, self, arguments)
+        call = functools.wraps(method)(lambda target, *_: method(target, *arguments, **named))
+        return self.desk.call(self.name, call, self, (*arguments, *named.values()))
+
+    return cast("F", through_the_desk)
+
+
+def _as_value(given: Any) -> Any:
+    """What can be written down of an argument or result."""
+    if isinstance(given, RamRegion):
+        return given.region
+    if hasattr(given, "desk"):
+        return given.name
+    if hasattr(given, "acknowledge"):
+        return type(given).__name__
+    return given
