@@ -53,6 +53,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "initrd.img").write_bytes(b"070701".ljust(512, b"\0"))
     (tmp_path / "busybox").write_bytes(b"\x7fELF")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(REPOSITORY / "examples/anyvisor-toy/src")
     return tmp_path
 
 

@@ -16,6 +16,8 @@ from anyvisor.cli.failure import EXIT_CODES
 from anyvisor.config import DEFAULT_COMMAND_LINE
 from anyvisor.errors import AnyvisorError
 from anyvisor.memory import MIB
+from anyvisor.plugins import DEFAULTS
+from anyvisor.plugins import choice as plugin_choice
 from anyvisor.terminal import ESCAPE_HELP
 from anyvisor.x86_64.generic import FACTS
 from elves import tiny_elf
@@ -94,9 +96,10 @@ def sections() -> dict[str, str]:
 
 
 def options(command: click.Command) -> set[str]:
-    return {
-        name for each in command.params if isinstance(each, click.Option) for name in (*each.opts, *each.secondary_opts)
-    }
+    """Its own and those of its subcommands; of the whole command line only its own."""
+    parts = [command, *(command.commands.values() if isinstance(command, click.Group) else [])]
+    found = [each for part in parts for each in part.params if isinstance(each, click.Option)]
+    return {name for each in found for name in (*each.opts, *each.secondary_opts)}
 
 
 def test_the_command_line_page_has_every_command() -> None:
@@ -117,11 +120,28 @@ def test_the_command_line_page_has_every_option_of_a_command_and_no_other(name: 
 
 def test_the_command_line_page_has_the_options_before_a_command_the_exit_codes_and_the_keys() -> None:
     text = text_of("reference/command-line.md")
-    assert {"--version", "-h", "--help"} <= code_words(sections()[""])
+    rows = "\n".join(line for line in sections()[""].splitlines() if line.startswith("| `-"))
+    assert set(re.findall(r"`(--?[\w-]+)", rows)) == options(cli) | {"-h", "--help"}
     for code in re.findall(r"^  (\d+)\+? ", EXIT_CODES, re.MULTILINE):
         assert re.search(rf"^\| {code}\b", text, re.MULTILINE), f"exit code {code}"
     for line in ESCAPE_HELP:
         assert line.partition("  ")[0] in text
+
+
+def test_the_plugins_page_has_every_variable_and_every_part_of_a_choice() -> None:
+    text = text_of("reference/plugins.md")
+    source = inspect.getsource(plugin_choice)
+    variables = set(re.findall(r"\bANYVISOR_[A-Z]+\b", source))
+    assert set(re.findall(r"^\| `(ANYVISOR_\w+)` \|", text, re.MULTILINE)) == variables
+    parts = text.partition("| `PluginChoice` | |")[2]
+    assert re.findall(r"^\| `(\w+)` \|", parts, re.MULTILINE) == [
+        field.name for field in attrs.fields(plugin_choice.PluginChoice)
+    ]
+    assert f"1. anyvisor's own: {', '.join(f'`{name}`' for name in own_names())};" in text
+
+
+def own_names() -> list[str]:
+    return [module.removeprefix("anyvisor_") for module in DEFAULTS]
 
 
 def test_the_embedding_page_has_every_error() -> None:

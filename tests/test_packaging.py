@@ -120,7 +120,7 @@ from anyvisor.cli.selftest import self_test
 print([name for name, status in {each.name: each for each in anyvisor.hypervisors()}.items() if status.available])
 print(self_test("unicorn"))
 """)
-    assert (done.stdout, done.stderr) == ("['unicorn']\nok\n", "")
+    assert (done.stdout, done.stderr) == ("['mock', 'unicorn']\nok\n", "")
 
 
 def test_what_was_taken_away_is_gone():

@@ -34,7 +34,8 @@ class Vcpu(Protocol):
     """One virtual processor.
 
     All but `kick` and `notify_interrupt` belong to one thread at a time. Errors: `HypervisorError` when the hypervisor
-    refuses a state, `Unsupported` for a state type that the backend does not know.
+    refuses a state, and then the one before is still there; `Unsupported` for a state type that the backend does not
+    know. A closed vCPU refuses `get`, `put` and `run` with HypervisorError (EBADF).
     """
 
     if TYPE_CHECKING:  # a property of a protocol would be inherited, and could not be set by who subclasses it
@@ -56,8 +57,12 @@ class Vcpu(Protocol):
         """Run the guest until there is something that somebody has to decide on.
 
         Port and MMIO accesses are answered by `bus` on the way, and interrupts of the source taken. A vCPU that
-        halts waits in here for its next interrupt; `Halted` is for one that nothing can wake. Also returns, with
-        `Kicked`, when a signal arrives.
+        halts waits in here for its next interrupt; `Halted` is for one that nothing can wake, and the next `run` goes
+        on behind its HLT. What a device raises comes out, and its access is over.
+
+        HypervisorError (EBUSY) when another thread is in `run`. In the main thread Python's signal handlers run soon,
+        and what they raise comes out: a handler that wants `run` to return calls `kick`. A signal alone may end `run`
+        with `Kicked`, or not.
         """
         ...
 
@@ -67,20 +72,24 @@ class Vcpu(Protocol):
         For a VM whose interrupt controllers are not in the hypervisor; Unsupported for one that has them there. A
         processor without interrupts never asks the source for any.
         """
+        return
 
     def notify_interrupt(self) -> None:
         """Look at the interrupt source soon: its `pending` has changed. From any thread; `run` does not return."""
+        return
 
     def kick(self) -> None:
-        """Make `run` return soon with `Kicked`; from any thread.
+        """Make `run` return soon with `Kicked`; from any thread or signal handler, and from a device that is called.
 
-        A kick while nobody is in `run` makes the next `run` return at once. Kicks do not count: two before a
-        return are one.
+        A kick lasts until a `run` has returned `Kicked`: while nobody is in `run`, it makes the next one return before
+        the guest does anything, and when another exit or an error comes first, that is told first and the run after it
+        returns `Kicked`. Kicks do not count: two before a return are one. When `run` returns `Kicked` no access is half
+        done. Does nothing to a closed vCPU.
         """
         ...
 
     def close(self) -> None:
-        """Give the vCPU back; may be called twice."""
+        """Give the vCPU back; may be called twice. HypervisorError (EBUSY) while a thread is in `run`."""
         ...
 
 
@@ -95,7 +104,12 @@ class Vm(Protocol):
             ...
 
     def map_memory(self, ram: RamRegion, *, readonly: bool = False) -> None:
-        """Let the guest see a region of RAM. The mapping must outlive the VM."""
+        """Let the guest see a region of RAM. The mapping must outlive the VM.
+
+        Loads from a `readonly` one are RAM's, and stores to it go to the bus; Capability.READONLY_MEMORY. Refused with
+        HypervisorError when it overlaps another, is no whole number of pages, or is one more than
+        `facts.max_memory_slots`; by some backends, too, when there is a vCPU already.
+        """
         ...
 
     def get(self, kind: type[M]) -> M:
@@ -107,7 +121,7 @@ class Vm(Protocol):
         raise Unsupported(f"{type(self).__name__} has no {type(state).__name__}; facts.states names what there is")
 
     def create_vcpu(self, index: int, hardware_id: int | None = None) -> Vcpu:
-        """A new vCPU in its architecture's reset state.
+        """A new vCPU in its architecture's reset state; HypervisorError (EEXIST) when there is one of that index.
 
         `hardware_id` is what the guest and its interrupt controllers call it (x86: the local APIC id); the index
         if it is None.
@@ -142,7 +156,11 @@ class Vm(Protocol):
         _lacks(self, Capability.COALESCED_IO)
 
     def close(self) -> None:
-        """Give the VM and every vCPU still open back; may be called twice."""
+        """Give the VM and every vCPU still open back; may be called twice.
+
+        HypervisorError (EBUSY) while a thread runs one of them. A closed VM refuses all else with HypervisorError
+        (EBADF).
+        """
         ...
 
 
@@ -165,7 +183,11 @@ class Hypervisor(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the hypervisor back; VMs that are still open stay usable or are closed, but nothing leaks."""
+        """Give the hypervisor back; may be called twice. It makes no VM any more.
+
+        VMs that are still open stay usable or are closed with it, but once they are closed, too, nothing is held.
+        """
+        return
 
     def __enter__(self) -> Self:
         return self

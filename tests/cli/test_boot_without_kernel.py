@@ -175,5 +175,5 @@ def test_unpacking_is_asked_for_refused_or_left_open(flags, unpack, kernel):
 
     parent = click.Context(cli, **cli.context_settings)  # click keeps the help option of the first context
     options = plan.make_context("plan", [str(kernel), *flags], parent).params
-    del options["backend"], options["as_json"]
+    del options["backend"], options["as_json"], options["kept"]
     assert MachineOptions(**options).to_config().unpack is unpack

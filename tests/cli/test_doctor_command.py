@@ -82,7 +82,7 @@ def test_missing_packages_are_told_with_how_to_get_them(run, environment, tmp_pa
 
 def test_backends_are_listed_with_what_they_can_do(run):
     listed = json.loads(run("backends", "--json").stdout)
-    assert {each["name"] for each in listed} == {"kvm", "unicorn", "scripted"}
+    assert {each["name"] for each in listed} == {"kvm", "mock", "unicorn", "scripted"}
     scripted = next(each for each in listed if each["name"] == "scripted")
     assert scripted["plugin"] == "scripted" and scripted["facts"]["max_vcpus"] == 8
     shown = run("backends").stdout

@@ -24,7 +24,7 @@ from anyvisor.errors import GuestError, HypervisorUnavailable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCE_ROOTS = tuple(REPOSITORY / name for name in ("core", "backends", "plugins"))
-SELECTION = ("tests/backends/kvm", "tests/guests/inside")
+SELECTION = ("tests/backends/kvm", "tests/conformance/test_kvm_conforms.py", "tests/guests/inside")
 LIMIT_SECONDS = 900
 INNER_TEST_LIMIT_SECONDS = 300
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -103,7 +103,8 @@ def _job(arguments: Sequence[str]) -> str:
     }
     command = [
         "env", "-i", *(f"{name}={value}" for name, value in environment.items()),
-        sys.executable, "-m", "pytest", "-p", "pytest_timeout", "-p", "no:cacheprovider",
+        sys.executable, "-m", "pytest", "-p", "pytest_timeout", "-p", "anyvisor.testing.plugin",
+        "-p", "no:cacheprovider",
         "-c", str(REPOSITORY / "pyproject.toml"),
         "--override-ini", f"timeout={INNER_TEST_LIMIT_SECONDS}",
         "--junit-xml", "/share/junit.xml", "-v", *arguments,

@@ -1,0 +1,1 @@
+"""The contracts of the conformance suite that hold on every architecture, a class and a file for each topic."""
