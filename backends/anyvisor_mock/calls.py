@@ -3,11 +3,13 @@
 mock.calls.of("put Sregs")           # what was put, and what came of it
 mock.calls.on("vm 0 / vcpu 1")       # all that was done with one vCPU
 mock.calls.kinds                     # "create_vm", "map_memory", "put Irqchip", ...
+
+Some facts about locks: there is none. A kick may come from a signal handler on top of any line of this module, in the
+same thread, and must not wait for what that line holds. So each step on what is shared is one that Python makes whole.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
@@ -28,7 +30,7 @@ class Call:
     """One call: `vm 0 / vcpu 1` was asked to `put` something, and returned a `result` or raised an `error`.
 
     What is alive is named instead of kept: a vCPU by what it is called here, RAM by its region, a source of interrupts
-    by its class. Left out is the bus.
+    by its class. Left out is the bus. Arguments that were not given are there by their defaults.
     """
 
     subject: str
@@ -55,23 +57,28 @@ class Call:
         return f"<{self.subject}: {self.method}({arguments}) {came}>"
 
 
+@attrs.define
+class Entry:
+    """The place of one call among the others."""
+
+    call: Call
+
+    def end(self, *, result: Any = None, error: BaseException | None = None) -> None:
+        """The call is over."""
+        self.call = attrs.evolve(self.call, result=result, error=error)
+
+
 class Calls(Sequence[Call]):
     """Calls, oldest first. Grows while the hypervisor is used, from any thread; what `of` and `on` give does not."""
 
     def __init__(self, calls: Iterable[Call] = ()):
-        self._calls = list(calls)
-        self._lock = threading.Lock()
+        self._entries = [Entry(call) for call in calls]
 
-    def begin(self, call: Call) -> int:
-        """A call begins; its number is its place."""
-        with self._lock:
-            self._calls.append(call)
-            return len(self._calls) - 1
-
-    def end(self, number: int, *, result: Any = None, error: BaseException | None = None) -> None:
-        """A call is over."""
-        with self._lock:
-            self._calls[number] = attrs.evolve(self._calls[number], result=result, error=error)
+    def begin(self, call: Call) -> Entry:
+        """A call begins; to be told how it ends."""
+        entry = Entry(call)
+        self._entries.append(entry)
+        return entry
 
     def of(self, *kinds: str) -> Calls:
         """Those of some kinds: `put Sregs`, or all of `put`."""
@@ -96,14 +103,14 @@ class Calls(Sequence[Call]):
     @overload
     def __getitem__(self, place: slice) -> list[Call]: ...
     def __getitem__(self, place: int | slice) -> Call | list[Call]:
-        with self._lock:
-            return self._calls[place]
+        found = self._entries[place]
+        return found.call if isinstance(found, Entry) else [each.call for each in found]
 
     def __iter__(self) -> Iterator[Call]:
         return iter(self[:])
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self._entries)
 
     def __repr__(self) -> str:
         return "\n".join(map(repr, self)) or "no calls"

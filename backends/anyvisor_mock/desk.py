@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
@@ -23,25 +24,26 @@ class Desk:
         self.calls = Calls()
         self.saboteur = saboteur
 
-    def call(self, subject: str, method: Callable[..., Any], target: Any, arguments: tuple[Any, ...]) -> Any:
-        """Do it, in public."""
+    def call(self, subject: str, method: Callable[..., Any], given: inspect.BoundArguments) -> Any:
+        """Do it, in public; `given` is what the method is called with, first its object."""
+        _, *arguments = given.arguments.values()
         call = Call(subject, method.__name__, tuple(_as_value(each) for each in arguments if not isinstance(each, Bus)))
-        number = self.calls.begin(call)
+        entry = self.calls.begin(call)
         try:
-            result = self._do(call, method, target, arguments)
+            result = self._do(call, method, given)
         except BaseException as error:
-            self.calls.end(number, error=error)
+            entry.end(error=error)
             raise
-        self.calls.end(number, result=_as_value(result))
+        entry.end(result=_as_value(result))
         return result
 
-    def _do(self, call: Call, method: Callable[..., Any], target: Any, arguments: tuple[Any, ...]) -> Any:
+    def _do(self, call: Call, method: Callable[..., Any], given: inspect.BoundArguments) -> Any:
         failure: HypervisorError | None = self.saboteur.failure_of(call)
-        if failure is None:
-            return method(target, *arguments)
-        if call.method == "close":
-            method(target)
-        raise failure
+        if failure is None or call.method == "close":
+            result = method(*given.args, **given.kwargs)
+        if failure is not None:
+            raise failure
+        return result
 
 
 class Closing:
@@ -67,14 +69,14 @@ class Public(Protocol):
 
 
 def public(method: F) -> F:
-    """Decorator: calls of the method go through the desk. Keyword arguments are written down as the others are."""
+    """Decorator: calls of the method go through the desk, with all of its arguments in the order of its signature."""
+    signature = inspect.signature(method)
 
     @functools.wraps(method)
     def through_the_desk(self: Public, *arguments: Any, **named: Any) -> Any:
-        if not named:
-            return self.desk.call(self.name, method, self, arguments)
-        call = functools.wraps(method)(lambda target, *_: method(target, *arguments, **named))
-        return self.desk.call(self.name, call, self, (*arguments, *named.values()))
+        given = signature.bind(self, *arguments, **named)
+        given.apply_defaults()
+        return self.desk.call(self.name, method, given)
 
     return cast("F", through_the_desk)
 

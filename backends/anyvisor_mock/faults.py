@@ -7,9 +7,9 @@ MockHypervisor(faults=[InterruptStorm(runs=1000), VcpuDies(vcpu=1, after=3, exit
 
 from __future__ import annotations
 
-import errno as numbers
-import threading
-from collections.abc import Iterable
+import errno
+import itertools
+from collections.abc import Iterable, Iterator
 
 import attrs
 
@@ -33,7 +33,7 @@ class FailCall(Fault):
 
     kind: str = ""
     nth: int = 1
-    errno: int = numbers.EIO
+    errno: int = errno.EIO
 
 
 @attrs.frozen
@@ -58,22 +58,16 @@ class Saboteur:
 
     def __init__(self, faults: Iterable[Fault] = ()):
         self.faults = tuple(faults)
-        self._left = {index: each.nth for index, each in enumerate(self.faults) if isinstance(each, FailCall)}
-        self._lock = threading.Lock()
+        self._counted = [(each, itertools.count(1)) for each in self.faults if isinstance(each, FailCall)]
 
     def failure_of(self, call: Call) -> HypervisorError | None:
-        """The error that this call is to fail with."""
-        with self._lock:
-            failures = [self._count(index, call) for index in self._left]
+        """The error that this call is to fail with. Without a lock, as `anyvisor_mock.calls` is."""
+        failures = [self._count(fault, numbers, call) for fault, numbers in self._counted]
         return next((each for each in failures if each is not None), None)
 
-    def _count(self, index: int, call: Call) -> HypervisorError | None:
-        fault = self.faults[index]
-        assert isinstance(fault, FailCall)
-        if fault.kind and not call.is_a(fault.kind):
-            return None
-        self._left[index] -= 1
-        if self._left[index] != 0:
+    @staticmethod
+    def _count(fault: FailCall, numbers: Iterator[int], call: Call) -> HypervisorError | None:
+        if (fault.kind and not call.is_a(fault.kind)) or next(numbers) != fault.nth:
             return None
         which = f"number {fault.nth} of {fault.kind or 'all calls'}"
         return HypervisorError(call.kind, fault.errno, f"{call.subject}: told to fail, {which}")

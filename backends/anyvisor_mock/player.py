@@ -40,13 +40,9 @@ def guest_of(guests: Guests | None, index: int) -> Guest:
         return ()
     if isinstance(guests, Mapping):
         return guests.get(index, ())
-    if isinstance(guests, Sequence) and guests and all(_is_guest(each) for each in guests):
+    if isinstance(guests, Sequence) and any(isinstance(each, Iterable) for each in guests):
         return guests[index] if index < len(guests) else ()
     return guests if index == 0 else ()  # type: ignore[return-value]
-
-
-def _is_guest(item: object) -> bool:
-    return isinstance(item, Iterable)
 
 
 class Player:
@@ -57,7 +53,7 @@ class Player:
         self._items: list[Iterator[Item]] = []
         self.last = 0
         self.count = 0
-        """How many acts have been played."""
+        """How many acts have been played. A function is none, what it gives are some; an endless loop is none."""
         self.play(guest)
 
     def play(self, guest: Guest) -> None:
@@ -67,13 +63,17 @@ class Player:
     def step(self, bus: Bus) -> Act | Exit | None:
         """Play the next item; None when it is done, else what the vCPU must see to: HLT, an endless loop, an exit."""
         item = self._next()
+        if callable(item):
+            self._call(item, bus)
+            return None
+        if isinstance(item, Spin):
+            self._items = []
+            return item
         self.count += 1
-        if isinstance(item, Exit | Halt | Spin):
+        if isinstance(item, Exit | Halt):
             return item
         if isinstance(item, Act):
             self._do(item, bus)
-        elif callable(item):
-            self._call(item, bus)
         else:
             raise ConfigError(f"{item!r} in a script is no act, no exit and no function")
         return None

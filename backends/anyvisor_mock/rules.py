@@ -15,6 +15,7 @@ from anyvisor.errors import AnyvisorError, HypervisorError, Unsupported
 
 MEASURED = "measured on kvm-amd of Linux 6.1 and on software KVM of Linux 6.18"
 ON_NATIVE = "measured on kvm-amd of Linux 6.1; software KVM is laxer"
+SOURCE = "the source of Linux 6.1; not measured"
 BACKEND = "the kvm backend's own"
 
 
@@ -80,6 +81,12 @@ VCPU_LIMIT = Rule("vcpu-limit", "A VM has at most `max_vcpus` vCPUs.", errno.EIN
 
 MEMORY_PAGES = Rule("memory-in-pages", "RAM begins and ends at pages of 4096 bytes.", errno.EINVAL)
 MEMORY_ADDRESSES = Rule("memory-has-addresses", "RAM lies below 2^52.", errno.EINVAL)
+MEMORY_REACHABLE = Rule(
+    "memory-is-reachable",
+    "On a processor with nested paging, RAM lies within its physical addresses.",
+    errno.EINVAL,
+    SOURCE,
+)
 MEMORY_OVERLAP = Rule("memory-does-not-overlap", "No two regions of RAM share a page.", errno.EEXIST)
 MEMORY_SLOTS = Rule("memory-slot-limit", "A VM has at most `max_memory_slots` regions of RAM.", errno.EINVAL)
 

@@ -10,6 +10,8 @@ Gathered writes (`Vm.coalesce`) wait until a vCPU does something else that the b
 from __future__ import annotations
 
 import os
+import threading
+from collections import deque
 from collections.abc import Iterator
 
 from anyvisor.bus import ALL_ONES, Bus
@@ -26,7 +28,8 @@ class Space:
     def __init__(self, eventfds: Eventfds):
         self._eventfds = eventfds
         self._zones: list[tuple[bool, Region]] = []
-        self._gathered: list[Gathered] = []
+        self._gathered: deque[Gathered] = deque()
+        self._delivery = threading.RLock()
         self.mapped: list[tuple[RamRegion, bool]] = []
         """RAM, and whether it is read-only for the guest."""
 
@@ -36,9 +39,10 @@ class Space:
 
     def deliver(self, bus: Bus) -> None:
         """Hand over the writes that have waited, in order."""
-        while self._gathered:
-            port, address, size_bytes, value = self._gathered.pop(0)
-            (bus.write_port if port else bus.write_mmio)(address, size_bytes, value)
+        with self._delivery:
+            while self._gathered:
+                port, address, size_bytes, value = self._gathered.popleft()
+                (bus.write_port if port else bus.write_mmio)(address, size_bytes, value)
 
     # -- ports ---------------------------------------------------------------------------------------------------------
 

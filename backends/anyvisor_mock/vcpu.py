@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from anyvisor.acts import Halt
+from anyvisor.acts import Halt, Spin
 from anyvisor.bell import make_bell
 from anyvisor.bus import Bus
 from anyvisor.exits import Exit, Halted, Kicked
@@ -55,6 +55,7 @@ class MockVcpu(Closing):
     def play(self, script: Guest) -> None:
         """Do these acts in the runs to come, in place of what is left; see `anyvisor_mock.player`."""
         self._player.play(script)
+        self._bell.ring()
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
@@ -123,25 +124,19 @@ class MockVcpu(Closing):
         found = self._player.step(bus)
         if isinstance(found, Exit):
             return found
+        if isinstance(found, Spin):  # only a kick, a signal or another script ends that
+            return self._wait_for_bell()
         self._vm.pass_time()
         if isinstance(found, Halt):
             processor.halted = True
-        elif found is not None:
-            return self._spin()
         return None
 
     def _wait(self) -> Exit | None:
         """Until there is something to look at; a signal ends `run`."""
-        if self._storm or self._vm.skip_time():
-            return None
-        return None if self._bell.wait() else Kicked()
+        return None if self._vm.skip_time() else self._wait_for_bell()
 
-    def _spin(self) -> Exit | None:
-        """The guest goes round and round: only a kick or a signal ends that."""
-        while not (self._kicked or self._storm):
-            if not self._bell.wait():
-                return Kicked()
-        return None
+    def _wait_for_bell(self) -> Exit | None:
+        return None if self._storm or self._bell.wait() else Kicked()
 
     def _can_wake(self) -> bool:
         return self._vm.has_irqchip or (self._source is not None and self._processor.interrupts_on)

@@ -26,7 +26,7 @@ VCPU_ID_BITS = 32
 IDS_PER_VCPU = 4
 """KVM has that many more numbers than vCPUs."""
 ADDRESS_END = 1 << 52
-"""The architecture's limit of physical addresses; KVM looks at no other."""
+"""The architecture's limit of physical addresses, and KVM's where it pages in software."""
 
 
 class MockVm(Closing):
@@ -78,6 +78,9 @@ class MockVm(Closing):
             return rules.MEMORY_PAGES.broken("map_memory", detail)
         if region.start < 0 or region.end > ADDRESS_END:
             return rules.MEMORY_ADDRESSES.broken("map_memory", detail)
+        bits = self.facts.physical_address_bits
+        if region.end > 1 << bits and self.facts.has(Capability.NATIVE):
+            return rules.MEMORY_REACHABLE.broken("map_memory", f"{detail}, the host has addresses of {bits} bits")
         if len(self._memory) >= self.facts.max_memory_slots:
             return rules.MEMORY_SLOTS.broken("map_memory", detail)
         taken = next((each.region for each in self._memory if region.overlaps(each.region)), None)

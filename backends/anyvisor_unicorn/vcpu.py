@@ -11,7 +11,6 @@ vCPU's: a kick during it ends `run`, and the next one goes on waiting.
 from __future__ import annotations
 
 import errno
-import threading
 from typing import TypeVar
 
 from unicorn import x86_const as x86
@@ -23,6 +22,7 @@ from anyvisor.errors import HypervisorError, Unsupported
 from anyvisor.exits import Exit, Halted, InternalError, Kicked, Shutdown
 from anyvisor.interrupts import InterruptSource
 from anyvisor.states import VcpuState
+from anyvisor.turn import Turn
 from anyvisor.x86_64.cpuid import Cpuid
 from anyvisor.x86_64.state import Activity, MpState
 from anyvisor_unicorn import delivery, layout
@@ -51,9 +51,7 @@ class UnicornVcpu:
         self._counted = counted
         self._source: InterruptSource | None = None
         self._cpuid = CpuidHook(engine)
-        self._lock = threading.Lock()
-        self._running = False
-        self._closed = False
+        self._turn = Turn(f"vCPU {index}")
         self._kicked = False
         self._halted = False
         self._news = LockBell()
@@ -70,7 +68,7 @@ class UnicornVcpu:
 
     def get(self, kind: type[S]) -> S:
         """A part of the vCPU's state; Unsupported for a type that the engine has not."""
-        self._check()
+        self._turn.check(f"get {kind.__name__}")
         if kind is Cpuid:
             return self._cpuid.table  # type: ignore[return-value]
         if kind is MpState:
@@ -80,7 +78,7 @@ class UnicornVcpu:
 
     def put(self, state: VcpuState) -> None:
         """Set a part of the vCPU's state; HypervisorError when the engine refuses it."""
-        self._check()
+        self._turn.check(f"put {type(state).__name__}")
         if isinstance(state, Cpuid):
             self._cpuid.table = state
         elif isinstance(state, MpState):
@@ -110,25 +108,15 @@ class UnicornVcpu:
         HypervisorError with EBUSY when some thread is in here already. What a device raises comes out, after the
         access that it was to answer has read as zero.
         """
-        with self._lock:
-            self._check()
-            self._running = True
-        try:
-            self.io.bus = bus
-            self._engine.forget_code()
-            self._pace.enter()
-            with unraisable_kept(self._engine, self._fail):
-                return self._loop()
-        finally:
-            self._pace.leave()
-            with self._lock:
-                self._running = False
-
-    def _check(self) -> None:
-        if self._closed:
-            raise HypervisorError("uc_emu_start", errno.EBADF, f"vCPU {self.index} is closed")
-        if self._running:
-            raise HypervisorError("uc_emu_start", errno.EBUSY, f"vCPU {self.index} is in run already; kick it and wait")
+        with self._turn.taken("run"):
+            try:
+                self.io.bus = bus
+                self._engine.forget_code()
+                self._pace.enter()
+                with unraisable_kept(self._engine, self._fail):
+                    return self._loop()
+            finally:
+                self._pace.leave()
 
     def _loop(self) -> Exit:
         engine, pace, words, exits = self._engine, self._pace, self._cpu.u64, self.exits
@@ -215,11 +203,8 @@ class UnicornVcpu:
 
     def close(self) -> None:
         """Give the engine back; HypervisorError (EBUSY) while some thread is in `run`."""
-        with self._lock:
-            if self._closed:
-                return
-            self._check()
-            self._closed = True
+        if not self._turn.close():
+            return
         self._pace.close()
         self._cpu.close()
         self._engine.close()

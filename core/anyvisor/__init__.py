@@ -23,6 +23,7 @@ from anyvisor.errors import (
     KernelImageError,
     PlanError,
     PluginError,
+    ReplayError,
     SnapshotError,
     Unsupported,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "Outcome",
     "PlanError",
     "PluginError",
+    "ReplayError",
     "SnapshotError",
     "Topology",
     "Unsupported",

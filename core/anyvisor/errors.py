@@ -89,5 +89,9 @@ class ExpectError(AnyvisorError, TimeoutError):
     """The console did not show what was expected in time; the message ends with its last lines."""
 
 
+class ReplayError(AnyvisorError):
+    """A replay of a trace differs from its recording: the caller, or a device, does something else than it did then."""
+
+
 class SnapshotError(AnyvisorError):
     """A snapshot cannot be taken, read or restored."""

@@ -47,8 +47,8 @@ def open_replay(trace: Trace | os.PathLike[str] | str, *, strict: bool = True) -
 class ReplayHypervisor:
     """Answers from `trace`; see `Hypervisor`. A context manager.
 
-    What differs from the recording is in `divergences`, in words. A strict replay raises the first as HypervisorError
-    (EPROTO); another one goes on wherever the trace still has an answer. `patience_seconds` is how long a vCPU waits
+    What differs from the recording is in `divergences`, in words. A strict replay raises the first as ReplayError;
+    another one goes on wherever the trace still has an answer. `patience_seconds` is how long a vCPU waits
     for another whose turn it is and that is not in `run`.
     """
 
@@ -68,7 +68,7 @@ class ReplayHypervisor:
         return self._judge.divergences
 
     def check_finished(self) -> None:
-        """HypervisorError (EPROTO) when something differed, or when something recorded was not asked for again."""
+        """ReplayError when something differed, or when something recorded was not asked for again."""
         if self.divergences:
             self._judge.lacks(f"{len(self.divergences)} difference(s), the first: {self.divergences[0]}")
         if rest := [text for lane in (self._lane, *_lanes(self._vms)) for text in lane.rest]:
@@ -195,7 +195,7 @@ class ReplayVcpu:
         _answer(self.lane.take("put", state)[1])
 
     def run(self, bus: Bus) -> Exit:
-        """Do on `bus` what the guest did, and end as that `run` ended; HypervisorError (EPROTO) when devices differ."""
+        """Do on `bus` what the guest did, and end as that `run` ended; ReplayError when devices differ."""
         number, event = self.lane.take("run")
         if isinstance(event, Call):  # it was in run already, and was refused
             _answer(event)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 from typing import Any, NoReturn
 
 import attrs
 
 from anyvisor.acts import MmioRead, MmioWrite, PortIn, PortOut
 from anyvisor.codec import name_of
-from anyvisor.errors import HypervisorError
+from anyvisor.errors import ReplayError
 from anyvisor.recording.trace import Argument, Call, Done, Event, InterruptTaken
 from anyvisor.states import State
 
@@ -17,7 +16,7 @@ VERBS = {PortIn: "IN from port", PortOut: "OUT to port", MmioRead: "load from", 
 
 
 class Judge:
-    """Collects what differs in `divergences`; a strict one raises it, too: HypervisorError (EPROTO)."""
+    """Collects what differs in `divergences`; a strict one raises it, too, as ReplayError."""
 
     def __init__(self, *, strict: bool):
         self.strict = strict
@@ -27,12 +26,12 @@ class Judge:
         """Something was not as recorded, and the replay could go on."""
         self.divergences.append(text)
         if self.strict:
-            raise HypervisorError("replay", errno.EPROTO, text) from cause
+            raise ReplayError(text) from cause
 
     def lacks(self, text: str) -> NoReturn:
         """Something was asked that the trace has no answer to."""
         self.divergences.append(text)
-        raise HypervisorError("replay", errno.EPROTO, text)
+        raise ReplayError(text)
 
 
 def words(operation: str, arguments: tuple[Argument, ...] = ()) -> str:

@@ -59,7 +59,7 @@ class Lane:
         return [f"{self.name}: {event_words(event)} (event {number})" for number, event in self._rest]
 
     def take(self, operation: str, *arguments: Argument) -> tuple[int, Event]:
-        """What was recorded for that call: its number and event. HypervisorError (EPROTO) when it was another."""
+        """What was recorded for that call: its number and event. ReplayError when it was another."""
         came = words(operation, arguments)
         if not self._rest:
             self._judge.lacks(f"{self.name}: {came} came, and the trace has nothing more that was asked of it")

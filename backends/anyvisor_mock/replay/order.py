@@ -7,13 +7,12 @@ it is in `run`, and a few seconds for one that is not: that one may be on its wa
 
 from __future__ import annotations
 
-import errno
 import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from anyvisor.errors import HypervisorError
+from anyvisor.errors import ReplayError
 from anyvisor.recording.trace import Acted, Event, RunEnded, TimerCalled
 from anyvisor_mock.replay.judge import Judge
 
@@ -109,4 +108,4 @@ class Order:
 
     def _check(self) -> None:
         if self._stopped:
-            raise HypervisorError("replay", errno.EPROTO, f"the replay has ended: {self._stopped}")
+            raise ReplayError(f"the replay has ended: {self._stopped}")

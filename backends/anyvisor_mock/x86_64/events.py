@@ -22,9 +22,18 @@ def broken_rule(events: VcpuEvents, activity: MpState) -> tuple[Rule, str] | Non
     comes = events.exception_injected or events.exception_pending
     if comes and (vector > LAST_EXCEPTION or vector == NMI_VECTOR):
         return rules.EXCEPTION_VECTORS, f"vector {vector}"
-    if (events.smm or events.smi_pending) and activity.activity is Activity.INIT_RECEIVED:
-        return rules.SMM_INIT, activity.activity.name
-    return None
+    return _managed(events, activity, Activity.INIT_RECEIVED)
+
+
+def broken_activity(activity: MpState, events: VcpuEvents) -> tuple[Rule, str] | None:
+    """The rule that this activity breaks in a vCPU with those events."""
+    return _managed(events, activity, Activity.INIT_RECEIVED, Activity.SIPI_RECEIVED)
+
+
+def _managed(events: VcpuEvents, activity: MpState, *starting: Activity) -> tuple[Rule, str] | None:
+    """KVM looks at more activities when one of them is put than when events are."""
+    managed = events.smm or events.smi_pending
+    return (rules.SMM_INIT, activity.activity.name) if managed and activity.activity in starting else None
 
 
 def as_kept(events: VcpuEvents) -> VcpuEvents:

@@ -209,6 +209,7 @@ class X86Processor:
         kept_by_backend = self.has_source and state.activity is Activity.HALTED
         if state.activity is not Activity.RUNNABLE and not (self._has_irqchip or kept_by_backend):
             self._refuse(state, (rules.ACTIVITY_CHIPS, state.activity.name))
+        self._refuse(state, events.broken_activity(state, self._now(VcpuEvents)))
         self._states[MpState] = state
 
     def _put_events(self, state: VcpuEvents) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from anyvisor_mock.rules import BACKEND, ON_NATIVE, Rule
+from anyvisor_mock.rules import BACKEND, ON_NATIVE, SOURCE, Rule
 
 INVALID = errno.EINVAL
 
@@ -84,9 +84,11 @@ XCR0_AVX = Rule("xcr0-avx-needs-sse", "AVX in XCR0 needs SSE (Vol. 3, 2.6).", IN
 XCR0_AVX512 = Rule(
     "xcr0-avx512-is-whole", "The three AVX-512 bits of XCR0 come together, and with AVX (Vol. 3, 2.6).", INVALID
 )
+XCR0_MPX = Rule("xcr0-mpx-is-whole", "The two MPX bits of XCR0 come together (Vol. 3, 2.6).", INVALID, SOURCE)
+XCR0_AMX = Rule("xcr0-amx-is-whole", "The two AMX bits of XCR0 come together (Vol. 3, 2.6).", INVALID, SOURCE)
 XCR0_COMPONENTS = Rule("xcr0-components", "XCR0 has components that CPUID leaf 0xD offers.", INVALID)
 
 EXCEPTION_VECTORS = Rule(
     "exception-vectors", "An exception on its way is one of vectors 0 to 31, and not the NMI.", INVALID
 )
-SMM_INIT = Rule("smm-and-init", "A vCPU that has received INIT is in no system management mode.", INVALID)
+SMM_INIT = Rule("smm-and-init", "A vCPU that has received INIT or SIPI is in no system management mode.", INVALID)

@@ -54,7 +54,7 @@ def _broken_mode(sregs: Sregs, table: Cpuid) -> Iterator[tuple[Rule, str]]:
             yield rules.LONG_MODE_PAE, f"{efer!r}, {cr4!r}"
         if not efer.lma:
             yield rules.LONG_MODE_ACTIVE, f"{efer!r}"
-        if sregs.cr3 >> address_bits(table) and not cr4.pcide:
+        if sregs.cr3 >> address_bits(table):
             yield rules.CR3_ADDRESS, f"cr3={sregs.cr3:#x}"
         return
     if efer.lma:

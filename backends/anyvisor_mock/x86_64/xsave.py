@@ -18,7 +18,7 @@ HEADER = struct.Struct("<QQ48s")
 """XSTATE_BV, XCOMP_BV, and what is reserved."""
 HEADER_AT, ST_AT, XMM_AT, REGISTER_BYTES = 512, 32, 160, 16
 X87, SSE, AVX = 1 << 0, 1 << 1, 1 << 2
-AVX512 = 0b111 << 5
+MPX, AVX512, AMX = 0b11 << 3, 0b111 << 5, 0b11 << 17
 MXCSR_BITS = 0x2FFFF
 """All that a processor with misaligned SSE mode (AMD) has."""
 
@@ -40,7 +40,13 @@ def broken_xcr0(xcrs: Xcrs, table: Cpuid) -> Rule | None:
         return rules.XCR0_COMPONENTS
     if xcr0 & AVX512 and xcr0 & (AVX512 | AVX) != AVX512 | AVX:
         return rules.XCR0_AVX512
-    return None
+    return _broken_pair(xcr0)
+
+
+def _broken_pair(xcr0: int) -> Rule | None:
+    if xcr0 & MPX not in (0, MPX):
+        return rules.XCR0_MPX
+    return rules.XCR0_AMX if xcr0 & AMX not in (0, AMX) else None
 
 
 def broken_rules(state: Xsave, size_bytes: int, host: int) -> Iterator[tuple[Rule, str]]:

@@ -78,12 +78,17 @@ class Noting:
 class Recorder(Noting):
     """Records what is done with `hypervisor`, which it closes with itself; see `Hypervisor`. A context manager.
 
-    With a `path`, the trace is written there while it is made. OSError when that cannot be opened; a write that fails
+    With a `path`, the trace is written there while it is made. OSError when that cannot be opened (`hypervisor` is
+    closed then); a write that fails
     ends the recording and nothing else, and `close` raises it.
     """
 
     def __init__(self, hypervisor: Hypervisor, path: os.PathLike[str] | str | None = None):
-        super().__init__(Log(hypervisor.facts, path), HYPERVISOR)
+        try:
+            super().__init__(Log(hypervisor.facts, path), HYPERVISOR)
+        except OSError:
+            hypervisor.close()  # nobody else may have it
+            raise
         self.inner = hypervisor
         self.facts: HostFacts = hypervisor.facts
         """Those of the hypervisor that is recorded."""

@@ -5,9 +5,6 @@ The mock is given this host's facts. Where this KVM is known to do otherwise (`C
 
 import pytest
 
-import rule_cases_sregs  # noqa: F401 - they declare their cases
-import rule_cases_state  # noqa: F401
-import rule_cases_vm  # noqa: F401
 from anyvisor_mock import MockHypervisor
 from rule_cases import CASES, Kvm
 

@@ -1,6 +1,7 @@
 """What the mock writes down, and what it spoils when it is told to."""
 
 import errno
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from anyvisor.errors import HypervisorError
 from anyvisor.exits import FailEntry, Kicked, Shutdown
 from anyvisor.memory import GuestMemory, Region
 from anyvisor.x86_64.chips import Irqchip
-from anyvisor.x86_64.state import Regs, Sregs
+from anyvisor.x86_64.state import MpState, Regs, Sregs
 from anyvisor_mock import Call, FailCall, InterruptStorm, MockHypervisor, VcpuDies
 from anyvisor_mock.calls import UNDERWAY
 
@@ -28,7 +29,7 @@ def test_every_call_is_a_value_with_what_came_of_it():
         vcpu.run(Bus())
         vm.close()
     assert list(mock.calls) == [
-        Call("hypervisor", "create_vm", (), "vm 0"),
+        Call("hypervisor", "create_vm", (False,), "vm 0"),
         Call("vm 0", "map_memory", (Region(0, 4096, "RAM"), True), None),
         Call("vm 0", "create_vcpu", (0, 3), "vm 0 / vcpu 0"),
         Call("vm 0 / vcpu 0", "put", (Regs(rip=7),), None),
@@ -52,7 +53,7 @@ def test_calls_are_found_by_kind_and_by_what_they_were_made_on():
         with pytest.raises(HypervisorError):
             vm.create_vcpu(1)
         assert [(call.kind, call.error.errno) for call in mock.calls.failed] == [("create_vcpu", errno.EEXIST)]
-        assert repr(mock.calls[0]) == "<hypervisor: create_vm() -> 'vm 0'>"
+        assert repr(mock.calls[0]) == "<hypervisor: create_vm(False) -> 'vm 0'>"
         assert "raised HypervisorError" in repr(mock.calls[-1])
 
 
@@ -176,3 +177,46 @@ def test_the_registry_opens_it_by_its_name():
 
     with open_hypervisor("mock") as mock:
         assert mock.facts.backend == "mock"
+
+
+def test_arguments_stand_in_the_order_of_the_signature_however_they_were_given():
+    """`port=True` and `match=1` look the same as values; by their places they do not."""
+    doorbell = Region(0x300, 4)
+    with MockHypervisor() as mock:
+        vm = mock.create_vm()
+        for options in ({"port": True}, {"match": 1}, {"match": 1, "port": True}):
+            with pytest.raises(HypervisorError):
+                vm.add_ioeventfd(-1, doorbell, **options)
+        wanted = [(-1, doorbell, True, None), (-1, doorbell, False, 1), (-1, doorbell, True, 1)]
+        assert [call.arguments for call in mock.calls.of("add_ioeventfd")] == wanted
+        vm.create_vcpu(index=0)
+        assert mock.calls.of("create_vcpu")[0].arguments == (0, None)
+
+
+def test_a_signal_handler_may_kick_on_top_of_any_call():
+    """A lock around the calls would hang here: the handler would wait for what the code below it holds."""
+    with MockHypervisor(faults=[FailCall("put", nth=1 << 40)]) as mock:
+        vcpu = mock.create_vm().create_vcpu(0)
+        before = signal.signal(signal.SIGALRM, lambda *_: vcpu.kick())
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+            for _ in range(2000):
+                vcpu.get(MpState)
+                assert mock.calls[-1] and len(mock.calls)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert mock.calls.of("kick")
+        assert UNDERWAY not in [call.result for call in mock.calls]
+
+
+def test_a_vcpu_dies_after_acts_and_not_after_functions():
+    def guest(bus):
+        yield lambda bus: None
+        yield PortOut(0x80, 1, 1)
+        yield PortOut(0x80, 1, 2)
+
+    with MockHypervisor(script=guest, faults=[VcpuDies(after=1)]) as mock:
+        bus, vcpu = Bus(), mock.create_vm().create_vcpu(0)
+        assert vcpu.run(bus) == Shutdown()
+        assert bus.unclaimed == {("port", 0x80): 1}

@@ -1,18 +1,21 @@
 """Each rule refuses what it says, names itself and the call, and takes the near misses; wherever there is Python."""
 
+import attrs
 import pytest
 
-import rule_cases_sregs  # noqa: F401 - they declare their cases
-import rule_cases_state  # noqa: F401
-import rule_cases_vm  # noqa: F401
+from anyvisor.errors import HypervisorError
+from anyvisor.facts import Capability
+from anyvisor.memory import PAGE_BYTES, GuestMemory, Region
 from anyvisor.x86_64.cpuid import Cpuid
 from anyvisor.x86_64.state import Xcrs
 from anyvisor_mock import MockHypervisor, rules
+from anyvisor_mock.host_facts import host_facts
 from anyvisor_mock.x86_64 import rules as x86_rules
 from rule_cases import CASES, NOT_HERE
 
 RULES = {rule.name: rule for rule in rules.rules_in(rules, x86_rules)}
-ELSEWHERE = {"one-thread", "known-states", "capabilities", "vcpu-limit"}
+FROM_SOURCE = {"memory-is-reachable", "xcr0-mpx-is-whole", "xcr0-amx-is-whole"}
+ELSEWHERE = {"one-thread", "known-states", "capabilities", "vcpu-limit", *FROM_SOURCE}
 """Rules that have tests of their own, since KVM cannot be asked, or not everywhere."""
 
 
@@ -51,3 +54,39 @@ def test_leaf_0xd_says_how_large_an_area_is_with_what_xcr0_has():
             vcpu.put(Xcrs(xcr0))
             sizes[xcr0] = vcpu.get(Cpuid)[0xD].ebx
     assert sizes == {1: 576, 3: 576, 7: 832}
+
+
+# -- rules that were read in KVM's source: no host here has what it takes ----------------------------------------------
+
+X87_SSE, MPX, AMX = 0b11, (1 << 3, 1 << 4), (1 << 17, 1 << 18)
+
+
+@pytest.mark.parametrize(
+    ("host", "pair", "rule"),
+    [("intel-skylake-sp", MPX, "xcr0-mpx-is-whole"), ("intel-sapphire-rapids", AMX, "xcr0-amx-is-whole")],
+)
+def test_components_that_are_pairs_come_together(host, pair, rule):
+    with MockHypervisor(host_facts(host)) as mock:
+        vcpu = mock.create_vm().create_vcpu(0)
+        vcpu.put(mock.facts.supported_state(Cpuid))
+        for half in pair:
+            with pytest.raises(HypervisorError, match=f"put Xcrs .*rule {rule}"):
+                vcpu.put(Xcrs(X87_SSE | half))
+        vcpu.put(Xcrs(X87_SSE | sum(pair)))
+        assert vcpu.get(Xcrs).xcr0 == X87_SSE | sum(pair)
+
+
+@pytest.mark.parametrize("host", ["intel-nehalem", "intel-broadwell"])
+def test_ram_lies_within_the_host_s_addresses_where_paging_is_nested(host):
+    facts = host_facts(host)
+    end = 1 << facts.physical_address_bits
+    emulated = attrs.evolve(facts, capabilities=facts.capabilities - {Capability.NATIVE})
+    with GuestMemory([Region(end - PAGE_BYTES, PAGE_BYTES), Region(end, PAGE_BYTES)]) as memory:
+        last, beyond = memory
+        with MockHypervisor(facts) as mock:
+            vm = mock.create_vm()
+            vm.map_memory(last)
+            with pytest.raises(HypervisorError, match=r"map_memory .*rule memory-is-reachable"):
+                vm.map_memory(beyond)
+        with MockHypervisor(emulated) as mock:
+            mock.create_vm().map_memory(beyond)

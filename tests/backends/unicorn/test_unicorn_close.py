@@ -16,7 +16,7 @@ SMALLEST = f"out %al, $PORT; {HALT}"
 def test_a_second_run_at_the_same_time_is_refused(any_guest):
     made, runner = spinning(any_guest)
     for _ in range(3):
-        with pytest.raises(HypervisorError, match=r"vCPU 0 is in run already.*EBUSY"):
+        with pytest.raises(HypervisorError, match=r"run \(vCPU 0 is running.*EBUSY"):
             made.vcpu.run(made.bus)
     made.vcpu.kick()
     assert runner.result() == Kicked()
