@@ -123,7 +123,7 @@ def test_who_answered_and_who_adjusted_is_credited():
         plugins.register(plugin)
     with crediting() as credits_:
         assert plugins.hook.anyvisor_gdt(config=None, layout=None) == "default!"
-    assert [(each.plugin, each.adjusted) for each in credits_] == [("Adjusts", True), ("Default", False)]
+    assert [(each.plugin, each.adjusted) for each in credits_] == [("Default", False), ("Adjusts", True)]
 
 
 def test_a_plugin_that_raises_is_named_and_anyvisors_own_errors_pass():

@@ -125,10 +125,21 @@ def test_an_installed_plugin_that_is_named_is_loaded_once_and_keeps_its_name_and
     assert not plugins.problems
 
 
-@pytest.mark.parametrize("module", ["no_such_module_anywhere", "os:no_such_name", "", ":", ".relative"])
+@pytest.mark.parametrize(
+    "module", ["no_such_module_anywhere", "os:no_such_name", "", ":", ".relative", "./steps.py", "a-b"]
+)
 def test_a_named_plugin_that_cannot_be_imported_is_the_users_mistake(module):
     with pytest.raises(ConfigError, match=f"plugin {module} cannot be imported: .*PYTHONPATH"):
         load_plugins(choice=PluginChoice(first=(module,)))
+
+
+@pytest.mark.parametrize("code", ["def (", "import no_such_module_anywhere", "1/0"])
+def test_a_named_plugin_that_is_there_and_broken_has_no_advice_on_its_name(tmp_path, monkeypatch, code):
+    (tmp_path / "stranger_wrong.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="plugin stranger_wrong cannot be imported: ") as caught:
+        load_plugins(choice=PluginChoice(first=("stranger_wrong",)))
+    assert "PYTHONPATH" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -136,10 +147,12 @@ def test_a_named_plugin_that_cannot_be_imported_is_the_users_mistake(module):
     [
         ("def anyvisor_gtd(): ...", "there is no hook anyvisor_gtd"),
         ("def anyvisor_gdt(colour): ...", "refused.*colour"),
+        ("def is_odd(number): ...", "implements no hook, so it does nothing"),
     ],
 )
 def test_whatever_else_is_wrong_with_a_named_plugin_is_an_error_too(tmp_path, monkeypatch, code, cause):
-    (tmp_path / "stranger_wrong.py").write_text(f"from anyvisor import hookimpl\n@hookimpl\n{code}")
+    mark = "@hookimpl" if code.startswith("def anyvisor") else ""
+    (tmp_path / "stranger_wrong.py").write_text(f"from anyvisor import hookimpl\n{mark}\n{code}")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "stranger_wrong", raising=False)
     with pytest.raises(PluginError, match=f"plugin stranger_wrong.*{cause}"):

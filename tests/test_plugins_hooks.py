@@ -24,7 +24,7 @@ def test_hooks_are_told_in_call_order_with_who_is_asked_first():
     assert (gdt.asked_first, gdt.kind, gdt.signature) == ("Mine", "replaces", "anyvisor_gdt(config, layout) -> Gdt")
     with crediting() as credits_:
         assert plugins.hook.anyvisor_gdt(config=None, layout=None) == 2
-    assert [each.plugin for each in credits_] == ["Outer", "Wrapper", "Mine"]
+    assert [each.plugin for each in credits_] == ["Mine", "Wrapper", "Outer"]
 
 
 def test_every_hook_is_of_one_of_three_kinds():

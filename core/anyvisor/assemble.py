@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 from anyvisor.architectures import part
@@ -11,7 +11,7 @@ from anyvisor.errors import ConfigError, PluginError
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.memory import Region, format_size
 from anyvisor.plan import BootPlan, Step
-from anyvisor.plugins import Credit, Plugins, crediting, default_plugins
+from anyvisor.plugins import UNSEEN, Credit, Plugins, crediting, default_plugins
 
 T = TypeVar("T")
 
@@ -53,6 +53,7 @@ class Steps:
     def __init__(self, plugins: Plugins):
         self._plugins = plugins
         self._taken: dict[str, Step] = {}
+        self._credits: dict[str, list[Credit]] = {}
 
     @property
     def taken(self) -> tuple[Step, ...]:
@@ -62,14 +63,17 @@ class Steps:
     def provider(self, hook: str) -> str:
         """Who provided (and adjusted) the latest result of that hook, as `plugin` or `plugin+adjuster`."""
         step = self._taken.get(hook)
-        return "+".join([step.provided_by, *step.adjusted_by]) if step else ""
+        return "+".join(filter(None, [step.provided_by, *step.adjusted_by])) if step else ""
 
     def one(self, hook: str, kind: type[T], **inputs: Any) -> T:
         """The result of a step that must have one; PluginError when nobody provides it or it is no `kind`."""
-        result = self.maybe(hook, kind, **inputs)
-        if result is None and (step := self._taken.get(hook)) and step.adjusted_by:
-            raise PluginError(f"plugin {step.adjusted_by[-1]} adjusts {hook} and returned nothing; return the result")
+        try:
+            result = self.maybe(hook, kind, **inputs)
+        except PluginError as error:
+            self._check_not_lost(hook, error)
+            raise
         if result is None:
+            self._check_not_lost(hook)
             left_out = ", ".join(info.name for info in self._plugins.blocked)
             cause = (
                 f"left out are {left_out}" if left_out else "anyvisor's own defaults are missing: reinstall anyvisor"
@@ -79,7 +83,12 @@ class Steps:
 
     def maybe(self, hook: str, kind: type[T], **inputs: Any) -> T | None:
         """The result of a step, or None when nobody provides it."""
-        result = self._call(hook, inputs)
+        try:
+            result = self._call(hook, inputs)
+        except PluginError as error:  # of a wrapper, perhaps, that could do nothing with what another returned
+            if wrong := self._first(hook, lambda given: not isinstance(given, kind | None)):
+                raise _wrong_type(wrong.plugin, hook, wrong.result, kind) from error
+            raise
         if result is not None:
             self._check(hook, result, kind)
         return cast("T | None", result)
@@ -109,6 +118,7 @@ class Steps:
 
     def _call(self, hook: str, inputs: dict[str, Any]) -> Any:
         with crediting() as credits_:
+            self._credits[hook] = credits_
             result = getattr(self._plugins.hook, hook)(**inputs)
         if credits_:
             self._taken[hook] = _step(hook, credits_, result)
@@ -116,10 +126,31 @@ class Steps:
 
     def _check(self, hook: str, value: object, kind: Any) -> None:
         if not isinstance(value, kind):
-            wanted = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+            giver = self._first(hook, lambda given: _holds(given, value))
+            raise _wrong_type(giver.plugin if giver else self.provider(hook), hook, value, kind)
+
+    def _check_not_lost(self, hook: str, cause: PluginError | None = None) -> None:
+        """PluginError for the wrapper that got a result and returned None, if one did."""
+        provided = any(not credit.adjusted for credit in self._credits[hook])
+        if provided and (loser := self._first(hook, lambda given: given is None)):
             raise PluginError(
-                f"plugin {self.provider(hook)} returned a {type(value).__name__} from {hook}, which wants a {wanted}"
-            )
+                f"plugin {loser.plugin} adjusts {hook} and returned nothing; return the result"
+            ) from cause
+
+    def _first(self, hook: str, wrong: Callable[[object], bool]) -> Credit | None:
+        """Who was the first to return something `wrong` when the hook was called last: that is whose fault it is."""
+        known = (credit for credit in self._credits[hook] if credit.result is not UNSEEN)
+        return next((credit for credit in known if wrong(credit.result)), None)
+
+
+def _wrong_type(plugin: str, hook: str, value: object, kind: Any) -> PluginError:
+    wanted = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+    return PluginError(f"plugin {plugin} returned a {type(value).__name__} from {hook}, which wants a {wanted}")
+
+
+def _holds(result: object, value: object) -> bool:
+    """Whether a result is that very value, or a list that has it."""
+    return result is value or (isinstance(result, tuple | list) and any(_holds(each, value) for each in result))
 
 
 def _step(hook: str, credits_: list[Credit], result: object) -> Step:

@@ -25,6 +25,12 @@ def test_it_says_what_it_wrote_and_how_to_go_on(run, tmp_path):
     assert "Now: cd anyvisor-acme && pip install -e '.[test]' && pytest" in done.stderr
 
 
+def test_without_a_command_it_shows_its_help_in_lines(run):
+    done = run("plugin")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: anyvisor plugin ") and re.search(r"^  new +Write", done.stderr, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -234,10 +234,17 @@ def test_a_plugins_name_taken_twice_is_a_problem_that_names_both(run, installed)
     installed("usurper", GDT.format("x"), entry="kvm = usurper")
     (problem,) = listed(run)["problems"]
     assert (problem["name"], problem["distribution"]) == ("kvm", "usurper")
-    assert (
-        problem["cause"]
-        == "refused: there is a plugin of that name already, anyvisor_kvm; rename one, or leave one out"
-    )
+    taken = "refused: there is a plugin of that name already, anyvisor_kvm of anyvisor "
+    assert problem["cause"].startswith(taken) and problem["cause"].endswith("; rename one, or leave one out")
+
+
+def test_what_is_wrong_with_names_is_on_the_list(run, installed):
+    installed("usurper", "import anyvisor\n@anyvisor.hookimpl\ndef anyvisor_hypervisors(): return {'kvm': 'a:b'}")
+    installed("no-dict", f"{COMMANDS} return 7")
+    problems = {each["name"]: each["cause"] for each in listed(run)["problems"]}
+    assert "both kvm and usurper offer 'kvm'" in problems["usurper"]
+    assert "anyvisor_commands must be no wrapper and return a dict" in problems["no-dict"]
+    assert len(problems) == 2
 
 
 # -- tracing -----------------------------------------------------------------------------------------------------------

@@ -29,7 +29,8 @@ FAULTS = {
         """,
         {"anyvisor_gdt"},
         "test_the_same_machine_gets_the_same_plan_again",
-        "anyvisor_gdt was given the same twice, and gave two results: Gdt(",
+        "anyvisor_gdt was given the same twice, and gave two results (2 vCPUs, host of the fixture `facts`):"
+        "*0x30 base 0x* -> ",
     ),
     "impure in one vCPU only": (
         """
@@ -121,7 +122,8 @@ FAULTS = {
         """,
         {"anyvisor_gdt"},
         "test_there_is_a_plan_on_every_host[8]",
-        "*PluginError: plugin Mine returned a bytes from anyvisor_gdt, which wants a Gdt",
+        "no plan with Mine (8 vCPUs, host generic), in anyvisor_gdt: PluginError: "
+        "plugin Mine returned a bytes from anyvisor_gdt, which wants a Gdt",
     ),
     "exception": (
         """
@@ -150,7 +152,7 @@ FAULTS = {
         GOOD,
         GOOD_CHANGES - {"anyvisor_cpuid"},
         "test_only_the_declared_steps_are_changed",
-        "a step that is not declared is changed (2 vCPUs, host of the fixture facts): "
+        "a step that is not declared is changed (2 vCPUs, host of the fixture `facts`): "
         "anyvisor_cpuid: adjusted by nobody -> Mine; add anyvisor_cpuid to `changes`, or leave it alone",
     ),
     "dropped step that is not declared": (

@@ -83,7 +83,12 @@ INCOMPLETE = {
         {"anyvisor_gdt"},
         "TestMine has no plugin: set `plugin` to the module or object*",
     ),
-    "no changes": (GOOD, "Mine()", None, "TestMine does not say what its plugin changes: set `changes` to the hooks*"),
+    "no changes": (
+        GOOD,
+        "Mine()",
+        None,
+        "TestMine does not say what its plugin changes: set `changes` to a set of the hooks*",
+    ),
     "empty changes": (GOOD, "Mine()", set(), "TestMine does not say what its plugin changes*"),
     "changes of one word": (GOOD, "Mine()", "'anyvisor_gdt'", "TestMine does not say what its plugin changes*"),
 }

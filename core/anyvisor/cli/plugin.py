@@ -6,12 +6,18 @@ from pathlib import Path
 
 import click
 
+from anyvisor.cli.failure import MISTAKE
+
 KINDS = ("backend", "step", "device")
 
 
-@click.group()
-def plugin() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def plugin(ctx: click.Context) -> None:
     """Begin a plugin of your own."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(MISTAKE)
 
 
 @plugin.command()

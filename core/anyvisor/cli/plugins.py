@@ -26,6 +26,7 @@ def plugins(as_json: bool) -> None:
 
     with plugin_warnings(shown=False):  # they are on the list
         found = default_plugins()
+        found.check_names()
     if as_json:
         lists: dict[str, Sequence[PluginInfo | PluginProblem]]
         lists = {"plugins": found.infos, "blocked": found.blocked, "problems": found.problems}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from anyvisor.errors import ConfigError, PluginError
 from anyvisor.plugins.choice import PluginChoice, choose_plugins, choosing, chosen, debugging
-from anyvisor.plugins.credits import Credit, blaming, crediting
+from anyvisor.plugins.credits import UNSEEN, Credit, blaming, crediting
 from anyvisor.plugins.hooks import HookImplementation, HookInfo, hook_names, likely_hook
 from anyvisor.plugins.loading import (
     API_VERSION,
@@ -31,6 +31,7 @@ __all__ = [
     "DEFAULTS",
     "GROUP",
     "OLDEST_API",
+    "UNSEEN",
     "Credit",
     "HookImplementation",
     "HookInfo",
@@ -111,8 +112,19 @@ def import_first(target: str) -> tuple[object, float]:
     try:
         return Candidate(target, target).load()
     except PluginError as error:
-        hint = "name a module on the path (PYTHONPATH adds to it), as module or module:attribute"
-        raise ConfigError(f"plugin {target} {error}; {hint}") from error
+        hint = "" if _is_broken(error, target) else f"; {HOW_TO_NAME}"
+        raise ConfigError(f"plugin {target} {error}{hint}") from error
+
+
+HOW_TO_NAME = "name a module on the path (PYTHONPATH adds to it), as module or module:attribute"
+
+
+def _is_broken(error: PluginError, target: str) -> bool:
+    """Whether a module was found and is broken; else it is the name that is wrong."""
+    cause = error.__cause__
+    if isinstance(cause, ModuleNotFoundError):
+        return not target.startswith(str(cause.name))
+    return not isinstance(cause, AttributeError | None)
 
 
 @functools.cache

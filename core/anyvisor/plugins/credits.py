@@ -20,11 +20,16 @@ from anyvisor.errors import AnyvisorError, PluginError
 
 @attrs.frozen
 class Credit:
-    """A signature under a hook's result."""
+    """A signature under a hook's `result`, which is UNSEEN of a wrapper in pluggy's old style."""
 
     hook: str
     plugin: str
     adjusted: bool
+    result: object = attrs.field(eq=False, repr=False)
+
+
+UNSEEN = object()
+"""In place of a result that pluggy keeps to itself."""
 
 
 _open: contextvars.ContextVar[tuple[list[Credit], ...]] = contextvars.ContextVar("anyvisor_credits", default=())
@@ -32,7 +37,7 @@ _open: contextvars.ContextVar[tuple[list[Credit], ...]] = contextvars.ContextVar
 
 @contextlib.contextmanager
 def crediting(*, beside: bool = False) -> Iterator[list[Credit]]:
-    """Collect who answers the hooks called inside the block, in the order in which they answer.
+    """Collect who answers the hooks called inside the block, in the order in which they answer: inner wrappers first.
 
     Whoever collects outside of the block is told of them only with `beside`.
     """
@@ -71,14 +76,15 @@ def sign(implementation: pluggy.HookImpl, hook: str) -> None:
         with blaming(failed):
             result = function(*inputs)
         if result is not None:
-            _credit(Credit(hook, plugin, False))
+            _credit(Credit(hook, plugin, False, result))
         return result
 
     @functools.wraps(function)
     def adjusts(*inputs: Any) -> Any:
-        _credit(Credit(hook, plugin, True))
         with blaming(failed):
-            return (yield from generator(*inputs))
+            result = yield from generator(*inputs)
+        _credit(Credit(hook, plugin, True, UNSEEN if implementation.hookwrapper else result))
+        return result
 
     signed = adjusts if implementation.wrapper or implementation.hookwrapper else provides
     implementation.function = signed  # type: ignore[misc]  # final for pluggy's own sake; it reads it at each call

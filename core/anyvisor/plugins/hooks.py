@@ -69,16 +69,31 @@ def hook_kind(name: str) -> Kind:
     return "onlooker" if specification.__annotations__["return"] == "None" else "collects"
 
 
+def hook_signature(name: str) -> str:
+    """How a hook is called, and what it gives: `anyvisor_gdt(config, layout) -> Gdt`."""
+    signature = inspect.signature(getattr(hookspecs, name))
+    return f"{name}({', '.join(signature.parameters)}) -> {signature.return_annotation}"
+
+
+def misfit(function: Callable[..., Any], name: str, *, wrapper: bool) -> str:
+    """Why a function cannot implement a hook; empty if it can."""
+    known = inspect.signature(getattr(hookspecs, name)).parameters
+    for each in inspect.signature(function).parameters.values():
+        if each.name not in known and each.default is each.empty:
+            return f"{hook_signature(name)} has no input {each.name}{did_you_mean(each.name, known)}"
+    if wrapper and not inspect.isgeneratorfunction(function):
+        return f"{name} is a wrapper without a yield; `result = yield` gets what the others return"
+    return ""
+
+
 def hook_info(manager: pluggy.PluginManager, name: str) -> HookInfo:
     """What there is to say about a hook."""
     specification: Callable[..., Any] = getattr(hookspecs, name)
-    signature = inspect.signature(specification)
-    shown = f"{name}({', '.join(signature.parameters)}) -> {signature.return_annotation}"
     called = reversed(getattr(manager.hook, name).get_hookimpls())
     return HookInfo(
         name,
         hook_kind(name),
-        shown,
+        hook_signature(name),
         inspect.getdoc(specification) or "",
         tuple(_implementation(each) for each in called),
     )

@@ -45,6 +45,8 @@ class Candidate:
         """The plugin itself, and how many ms its first import took. PluginError with the cause when it cannot be."""
         began = time.perf_counter()
         module, _, attribute = self.target.partition(":")
+        if not all(map(str.isidentifier, module.split("."))):
+            raise PluginError(f"cannot be imported: {module!r} is not the name of a module")
         try:
             plugin: Any = importlib.import_module(module)
             if attribute:

@@ -20,7 +20,7 @@ import pluggy
 from anyvisor import hookspecs
 from anyvisor.errors import AnyvisorError, PluginError
 from anyvisor.plugins.credits import sign
-from anyvisor.plugins.hooks import HookInfo, hook_info, hook_names, likely_hook
+from anyvisor.plugins.hooks import HookInfo, hook_info, hook_names, likely_hook, misfit
 from anyvisor.plugins.loading import Candidate, api_problem
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 class PluginWarning(UserWarning):
     """A plugin is broken or partly ignored; anyvisor goes on without it."""
+
+
+NAME_HOOKS = ("anyvisor_hypervisors", "anyvisor_device_factories", "anyvisor_commands")
+"""The hooks that collect `name -> module:callable`."""
 
 
 @attrs.frozen
@@ -100,7 +104,7 @@ class Plugins:
 
         `source` says where it comes from. A plugin that cannot be added is a problem (see `report`).
         """
-        title = name or str(getattr(plugin, "__name__", type(plugin).__name__))
+        title = name or title_of(plugin)
         source = source or Candidate(title, "")
         report = functools.partial(self.report, title, source=source)
         if refusal := api_problem(plugin) or self._clash(plugin, title):
@@ -111,10 +115,10 @@ class Plugins:
         except pluggy.PluginValidationError as error:
             if self.manager.is_registered(plugin):
                 self.manager.unregister(plugin)  # pluggy 1.6 keeps the hooks before the wrong one
-            report(f"refused: {' '.join(str(error).split())}; `anyvisor hooks NAME` shows the inputs of a hook")
+            report(f"refused: {self._misfit(plugin) or ' '.join(str(error).split())}")
             return
         hooks = tuple(sorted(self._check_hooks(plugin, report)))
-        module = plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__module__
+        module = plugin.__name__ if isinstance(plugin, ModuleType) else str(getattr(plugin, "__module__", ""))
         self.infos.append(attrs.evolve(_info(source, title, module), hooks=hooks, import_ms=import_ms))
 
     def leave_out(self, candidate: Candidate) -> None:
@@ -146,20 +150,27 @@ class Plugins:
 
         A plugin that fails here is reported and left out. PluginError when two plugins claim one name.
         """
-        if self._tracer:
-            return self._tracer.traced(hook, lambda: self._union(hook))
-        return self._union(hook)
 
-    def _union(self, hook: str) -> dict[str, tuple[str, str]]:
+        def refuse(_: str, cause: str) -> None:
+            raise PluginError(cause)
+
+        if self._tracer:
+            return self._tracer.traced(hook, lambda: self._union(hook, refuse))
+        return self._union(hook, refuse)
+
+    def check_names(self) -> None:
+        """Ask every hook of names, so that `problems` has what is wrong there, too."""
+        for hook in NAME_HOOKS:
+            self._union(hook, self.report)
+
+    def _union(self, hook: str, claimed_twice: Callable[[str, str], None]) -> dict[str, tuple[str, str]]:
         found: dict[str, tuple[str, str]] = {}
         for implementation in getattr(self.hook, hook).get_hookimpls():
             plugin = implementation.plugin_name
             for name, target in self._names(hook, implementation).items():
                 if name in found and found[name][0] != target:
-                    raise PluginError(
-                        f"{hook}: both {found[name][1]} and {plugin} offer {name!r}; uninstall one of them, "
-                        f"or leave one out: ANYVISOR_BLOCK={plugin}"
-                    )
+                    cause = f"{hook}: both {found[name][1]} and {plugin} offer {name!r}"
+                    claimed_twice(plugin, f"{cause}; uninstall one of them, or leave one out: ANYVISOR_BLOCK={plugin}")
                 found[name] = (target, plugin)
         return found
 
@@ -183,11 +194,25 @@ class Plugins:
         ]
         return found[0] if found else Candidate(name, "")
 
+    def _misfit(self, plugin: object) -> str:
+        """Why a plugin's functions do not fit its hooks; empty if they do."""
+        for attribute in dir(plugin):
+            if options := self.manager.parse_hookimpl_opts(plugin, attribute):
+                name = options["specname"] or attribute
+                wrapper = options["wrapper"] or options["hookwrapper"]
+                if name in hook_names() and (why := misfit(getattr(plugin, attribute), name, wrapper=wrapper)):
+                    return why
+        return ""
+
     def _clash(self, plugin: object, title: str) -> str:
-        """Why there cannot be a plugin of that name as well; empty if there can."""
+        """Why it cannot be a plugin of that name beside those there are; empty if it can."""
+        if isinstance(plugin, type) and (problem := self._misfit(plugin)):
+            return f"refused: {problem}; it is a class: register an instance, {plugin.__name__}()"
         if (taken := self.manager.get_plugin(title)) is not None:
-            whose = getattr(taken, "__name__", type(taken).__name__)
-            return f"refused: there is a plugin of that name already, {whose}; rename one, or leave one out"
+            whose = self._source(title)
+            origin = f" of {whose.distribution} {whose.version}" if whose.distribution else ""
+            other = f"{title_of(taken)}{origin}"
+            return f"refused: there is a plugin of that name already, {other}; rename one, or leave one out"
         if self.manager.is_registered(plugin):
             return f"refused: it is there already, as {self.manager.get_name(plugin)}"
         return ""
@@ -212,7 +237,14 @@ class Plugins:
         for name in hook_names():
             if name not in hooks and _is_own_function(getattr(plugin, name, None)):
                 report(f"{name} has no @hookimpl before it, so it is never called")
+        if self.manager.first and not self.manager.get_hookcallers(plugin):
+            report("it implements no hook, so it does nothing; `anyvisor hooks` lists those there are")
         return hooks
+
+
+def title_of(plugin: object) -> str:
+    """What a plugin without an entry point is called: as its module or class is."""
+    return str(getattr(plugin, "__name__", type(plugin).__name__))
 
 
 def _info(source: Candidate, name: str, module: str) -> PluginInfo:

@@ -13,10 +13,11 @@ import pytest
 
 from anyvisor.assemble import assemble
 from anyvisor.config import MachineConfig
-from anyvisor.errors import AnyvisorError
+from anyvisor.errors import AnyvisorError, PluginError
 from anyvisor.facts import HostFacts
 from anyvisor.plan import BootPlan
 from anyvisor.plugins import PluginChoice, Plugins, PluginWarning, load_plugins
+from anyvisor.plugins.manager import title_of
 
 
 def fail(message: str) -> NoReturn:
@@ -56,16 +57,12 @@ class Trial:
     """A plugin on top of anyvisor's own, and those alone; other plugins that are installed here have no part in it."""
 
     def __init__(self, plugin: object):
+        self.name = title_of(plugin)
+        """The plugin's name in plans."""
         self.defaults = load_plugins(installed=False, choice=PluginChoice())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PluginWarning)  # a test looks at `problems`
             self.plugins = load_plugins([plugin], installed=False, choice=PluginChoice())
-
-    @property
-    def name(self) -> str:
-        """The plugin's name in plans."""
-        known = {info.name for info in self.defaults.infos}
-        return ", ".join(info.name for info in self.plugins.infos if info.name not in known)
 
     def plan(self, setting: Setting) -> BootPlan:
         """The plan with the plugin; fails the test, naming the step, when there is none."""
@@ -82,7 +79,8 @@ class Trial:
                 return assemble(setting.config, setting.facts, self.plugins), calls
             except AnyvisorError as error:
                 refused = error
-        where = f"in {asked[-1]}" if len(asked) > len(calls) else "after the last step"
+        in_it = asked and (len(asked) > len(calls) or isinstance(refused, PluginError))
+        where = f"in {asked[-1]}" if in_it else "after the last step"
         fail(f"no plan with {self.name} ({setting}), {where}: {type(refused).__name__}: {refused}")
 
     def without(self, call: Call) -> Any:

@@ -85,7 +85,7 @@ class StepTests:
     @pytest.fixture
     def setting(self, config: MachineConfig, facts: HostFacts) -> Setting:
         """What the plans of the other fixtures are for."""
-        return Setting("of the fixture facts", facts, config)
+        return Setting("of the fixture `facts`", facts, config)
 
     @pytest.fixture
     def plan(self, trial: Trial, setting: Setting) -> BootPlan:
@@ -120,6 +120,12 @@ class StepTests:
             if vcpus <= most:
                 yield Setting(name, facts, setting.config.replace(vcpus=vcpus or most))
 
+    def _declared(self) -> set[str]:
+        if not self.changes or isinstance(self.changes, str):
+            name = type(self).__name__
+            fail(f"{name} does not say what its plugin changes: set `changes` to a set of the hooks of its boot steps")
+        return set(self.changes)
+
     # -- the plugin ------------------------------------------------------------------------------------------
 
     def test_the_plugin_registers_without_a_problem(self, trial: Trial) -> None:
@@ -129,10 +135,7 @@ class StepTests:
 
     def test_changes_names_boot_steps(self) -> None:
         """What it is meant to change are boot steps."""
-        if not self.changes or isinstance(self.changes, str):
-            name = type(self).__name__
-            fail(f"{name} does not say what its plugin changes: set `changes` to the hooks of its boot steps")
-        for hook in sorted(set(self.changes) - set(boot_steps())):
+        for hook in sorted(self._declared() - set(boot_steps())):
             hint = did_you_mean(hook, boot_steps()) or f"; the boot steps are {', '.join(boot_steps())}"
             fail(f"`changes` names {hook}, which is no boot step{hint}")
 
@@ -148,19 +151,20 @@ class StepTests:
         """No other step is provided, adjusted or dropped by another plugin than without this one."""
         for setting in settings:
             for change in step_changes(trial.default_plan(setting), trial.plan(setting)):
-                if change.subject not in (self.changes or ()):
+                if change.subject not in self._declared():
                     what = f"a step that is not declared is changed ({setting}): {change}"
                     fail(f"{what}; add {change.subject} to `changes`, or leave it alone")
 
     def test_every_declared_step_is_changed(self, trial: Trial, settings: list[Setting]) -> None:
         """Each declared step gives another result than without the plugin, for one of the machines at least."""
-        unchanged = set(self.changes or ())
+        declared = self._declared()
+        unchanged = set(declared)
         touched: set[str] = set()
         for setting in settings:
             plan, calls = trial.watched(setting)
             touched |= {change.subject for change in step_changes(trial.default_plan(setting), plan)}
             unchanged -= {call.hook for call in calls if call.hook in unchanged and call.result != trial.without(call)}
-        for hook in sorted(unchanged | (set(self.changes or ()) - touched)):
+        for hook in sorted(unchanged | (declared - touched)):
             how = (
                 "takes part in it, and gives the same result as without it" if hook in touched else "has no part in it"
             )
@@ -172,10 +176,9 @@ class StepTests:
         trial.plan(Setting(setting.host, setting.facts, setting.config.replace(vcpus=1)))
         again, calls_again = trial.watched(setting)
         for first, second in zip(calls, calls_again, strict=False):
-            if first.hook == second.hook and first.given == second.given and first.result != second.result:
-                fail(
-                    f"{first.title} was given the same twice, and gave two results: {first.result!r}, {second.result!r}"
-                )
+            if (first.hook, first.given) == (second.hook, second.given) and first.result != second.result:
+                found = plan.diff(again) or f"{first.result!r}, then {second.result!r}"
+                fail(f"{first.title} was given the same twice, and gave two results ({setting}):\n{found}")
         if plan != again:
             fail(f"the same machine got two plans ({setting}):\n{plan.diff(again)}")
 

@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import attrs
-
 from anyvisor.plan import BootPlan, VcpuPlan
-from anyvisor.states import Change
+from anyvisor.x86_64.read_back import planned
 from anyvisor.x86_64.state import Regs, SegmentRegister, Sregs
 
 ACCESSED, READABLE, EXECUTABLE = 1, 2, 8
@@ -32,18 +30,11 @@ def problems(plan: BootPlan) -> list[str]:
 
 
 def _vcpu(vcpu: VcpuPlan) -> Iterator[str]:
-    sregs, regs = _fields(vcpu, Sregs), _fields(vcpu, Regs)
+    sregs, regs = planned(vcpu, Sregs), planned(vcpu, Regs)
     yield from _control(sregs)
     if sregs.get("cr0") and sregs["cr0"].pe:
         yield from _segments(sregs)
     yield from _flags(regs, sregs)
-
-
-def _fields(vcpu: VcpuPlan, kind: type[Any]) -> dict[str, Any]:
-    state = vcpu.state(kind)
-    if isinstance(state, Change):
-        return state.fields
-    return attrs.asdict(state, recurse=False) if state else {}  # type: ignore[arg-type]
 
 
 def _control(sregs: dict[str, Any]) -> Iterator[str]:
