@@ -235,3 +235,12 @@ def test_the_first_reason_of_an_end_stays():
     console.close("reset")
     console.close("closed")
     assert console.closed == "reset"
+
+
+def test_after_a_death_without_output_the_cause_is_told_and_no_hint_at_the_command_line():
+    console = Console()
+    console.close("died: vCPU 0: triple fault")
+    with pytest.raises(
+        ExpectError, match=r"the machine stopped: died: vCPU 0: triple fault; nothing was ever printed$"
+    ):
+        console.expect("login", timeout=0)

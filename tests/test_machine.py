@@ -6,7 +6,7 @@ import pytest
 
 from anyvisor import hookimpl
 from anyvisor.crew import Outcome, Phase
-from anyvisor.errors import GuestError, HypervisorError, PluginError, Unsupported
+from anyvisor.errors import ExpectError, GuestError, HypervisorError, PluginError, Unsupported
 from anyvisor.exits import FailEntry, Halted, InternalError, Shutdown, SystemEvent, UnknownExit
 from anyvisor.facts import Capability
 from anyvisor.launch import launch
@@ -481,3 +481,11 @@ def test_a_device_factory_that_fails_is_named_and_nothing_leaks():
     with pytest.raises(PluginError, match="device x: plugin Mine cannot make it: TypeError"):
         launch(plan(devices=(DeviceSpec("broken", "x"),)), hypervisor, load_plugins([Mine()], installed=False))
     assert hypervisor.vms[0].closed
+
+
+def test_a_console_says_what_the_machine_died_of():
+    serial = DeviceSpec("serial", "serial0", ports=(Region(0x3F8, 8),), gsi=4)
+    with machine([Shutdown()], devices=(serial,)) as made:
+        made.start()
+        with pytest.raises(ExpectError, match=r"the machine stopped: died: vCPU 0.*triple fault"):
+            made.console.expect("login", timeout=10)

@@ -12,10 +12,16 @@ from anyvisor.states import VcpuState, VmState
 class Processor(Protocol):
     """The states of one vCPU. Operations are named as the protocol names them; `name` is the vCPU's."""
 
-    halted: bool
-    """Whether it waits in HLT."""
     has_run: bool
     has_source: bool
+
+    @property
+    def halted(self) -> bool:
+        """Whether it waits in HLT."""
+        ...
+
+    @halted.setter
+    def halted(self, halted: bool) -> None: ...
 
     @property
     def waits_to_be_started(self) -> bool:

@@ -39,11 +39,11 @@ class Desk:
 
     def _do(self, call: Call, method: Callable[..., Any], given: inspect.BoundArguments) -> Any:
         failure: HypervisorError | None = self.saboteur.failure_of(call)
-        if failure is None or call.method == "close":
-            result = method(*given.args, **given.kwargs)
-        if failure is not None:
-            raise failure
-        return result
+        if failure is None:
+            return method(*given.args, **given.kwargs)
+        if call.method == "close":
+            method(*given.args, **given.kwargs)
+        raise failure
 
 
 class Closing:

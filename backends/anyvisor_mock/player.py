@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from anyvisor.acts import Act, Halt, Load, MmioRead, MmioWrite, PortIn, PortOut, Spin, Store
 from anyvisor.bus import Bus
@@ -39,10 +39,10 @@ def guest_of(guests: Guests | None, index: int) -> Guest:
     if guests is None:
         return ()
     if isinstance(guests, Mapping):
-        return guests.get(index, ())
+        return cast("Mapping[int, Guest]", guests).get(index, ())
     if isinstance(guests, Sequence) and any(isinstance(each, Iterable) for each in guests):
-        return guests[index] if index < len(guests) else ()
-    return guests if index == 0 else ()  # type: ignore[return-value]
+        return cast("Sequence[Guest]", guests)[index] if index < len(guests) else ()
+    return cast("Guest", guests) if index == 0 else ()
 
 
 class Player:

@@ -235,7 +235,8 @@ class Console:
         wanted = _printable(f"/{pattern.pattern}/" if isinstance(pattern, re.Pattern) else repr(pattern))  # type: ignore[str-bytes-safe]
         waited = f"console {self.name}: waited for {wanted}, but {cause}"
         if not self.end:
-            return f"{waited}; nothing was ever printed: is it on the command line, as in console=ttyS0?"
+            hint = "" if self.closed else ": is it on the command line, as in console=ttyS0?"
+            return f"{waited}; nothing was ever printed{hint}"
         return "\n  | ".join([f"{waited}; its last lines:", *self.last_lines()])
 
     def _refusal(self, size_bytes: int, timeout: float | None) -> str:

@@ -107,7 +107,7 @@ class Vm(Protocol):
         """Let the guest see a region of RAM. The mapping must outlive the VM.
 
         Loads from a `readonly` one are RAM's, and stores to it go to the bus; Capability.READONLY_MEMORY. Refused with
-        HypervisorError when it overlaps another, is no whole number of pages, or is one more than
+        HypervisorError or Unsupported when it overlaps another, is no whole number of pages, or is one more than
         `facts.max_memory_slots`; by some backends, too, when there is a vCPU already.
         """
         ...

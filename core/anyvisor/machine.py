@@ -133,8 +133,9 @@ class Machine:
 
     def _ended(self, outcome: Outcome) -> None:
         """The last vCPU has ended."""
+        cause = f": {str(outcome.error).partition(chr(10))[0]}" if outcome.error else ""
         for console in self.consoles.values():
-            console.close(outcome.reason)
+            console.close(outcome.reason + cause)
         self.plugins.hook.anyvisor_machine_stopped(machine=self, outcome=outcome)
 
     def __enter__(self) -> Self:

@@ -45,6 +45,28 @@ def test_what_never_holds_fails_the_test_and_is_named():
         until(lambda: False, "the moon being blue", 0.01)
 
 
+def test_a_call_that_brings_it_about_is_waited_for():
+    came, over = threading.Event(), threading.Event()
+    underway = Underway(lambda: came.set() or over.wait(10), "a train")
+    underway.until(came.is_set, "its coming")
+    assert not underway.is_over(0)
+    over.set()
+    underway.result()
+
+
+def test_a_call_that_fails_before_it_has_brought_it_about_says_why_at_once():
+    def fail():
+        raise LookupError("no rails")
+
+    with pytest.raises(LookupError, match="no rails"):
+        Underway(fail, "a train").until(lambda: False, "its coming")
+
+
+def test_a_call_that_ends_before_it_has_brought_it_about_says_so_at_once():
+    with pytest.raises(Failed, match="its coming: a train was over before, with 42"):
+        Underway(lambda: 42, "a train").until(lambda: False, "its coming")
+
+
 def test_nothing_is_gained_by_doing_nothing():
     assert Held.now().gained_since(Held.now()) == []
 

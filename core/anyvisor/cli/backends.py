@@ -57,8 +57,11 @@ def to_data(status: BackendStatus) -> dict[str, Any]:
 
 
 def _facts(facts: HostFacts) -> list[str]:
-    vcpus = f"up to {facts.max_vcpus} vCPUs (recommended: {facts.recommended_vcpus})"
-    memory = f"{facts.max_memory_slots} memory regions, {facts.physical_address_bits} address bits"
+    vcpus = (
+        f"up to {facts.max_vcpus} vCPUs (recommended: {facts.recommended_vcpus})" if facts.max_vcpus > 1 else "1 vCPU"
+    )
+    regions = f"{facts.max_memory_slots} memory region{'s' if facts.max_memory_slots > 1 else ''}"
+    memory = f"{regions}, {facts.physical_address_bits} address bits"
     return [
         f"{facts.architecture} ({', '.join(facts.modes) or 'executes nothing'}), {vcpus}, {memory}",
         f"can do: {', '.join(sorted(each.value for each in facts.capabilities)) or 'nothing special'}",

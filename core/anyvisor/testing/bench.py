@@ -168,6 +168,14 @@ class Bench:
             return True
         return False
 
+    def take_over(self, other: Bench) -> None:
+        """Go on with the guest of another bench: its memory, and every state of its vCPU in the order of the facts."""
+        for ram in other.memory:
+            self.memory.write(ram.region.start, other.memory.read(ram.region.start, ram.region.size_bytes))
+        states = [other.vcpu.get(kind) for kind in other.readable_kinds()]
+        for state in states:
+            self.vcpu.put(state)
+
     def close(self) -> None:
         """End what still runs, then give back the VM and its memory. Memory that a vCPU may still use is kept."""
         for vcpu in getattr(self, "vcpus", []):

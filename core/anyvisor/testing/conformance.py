@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from anyvisor.testing.contracts.accesses import AccessContract
 from anyvisor.testing.contracts.clock import ClockContract, CountedClockContract
 from anyvisor.testing.contracts.eventfds import CoalescedContract, IoeventfdContract
 from anyvisor.testing.contracts.facts import FactsContract
@@ -26,6 +27,7 @@ class HypervisorTests(
     LackingContract,
     RunningContract,
     RunningTogetherContract,
+    AccessContract,
     MemoryContract,
     VcpusContract,
     KickContract,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("anyvisor.testing.contracts", "anyvisor.testing.x86_64")
+pytest.register_assert_rewrite(*(f"anyvisor.testing.{name}" for name in ("contracts", "steps", "x86_64")))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import attrs
 import pytest
 
 from anyvisor.hypervisor import Hypervisor
@@ -66,7 +67,11 @@ class Reporter:
         report = yield
         before = self.results.get(item.nodeid)
         if before is None or (before.outcome != FAILED and report.outcome != PASSED):
-            self.results[item.nodeid] = result_of(item, call, report)
+            kept = result_of(item, call, report)
+        else:
+            kept = before
+        seconds = report.duration + (before.seconds if before else 0)
+        self.results[item.nodeid] = attrs.evolve(kept, seconds=round(seconds, 3))
         return report
 
     @pytest.hookimpl(wrapper=True)

@@ -44,10 +44,12 @@ def needs(
     mark = getattr(pytest.mark, NEEDS)(**wanted)
 
     def decorate(target: F) -> F:
-        tests = [each for name, each in vars(target).items() if name.startswith("test_")]
-        for test in tests if isinstance(target, type) else [target]:
+        tests: list[Any] = [target]
+        if isinstance(target, type):
+            tests = [each for name, each in vars(target).items() if name.startswith("test_")]
+        for test in tests:
             mark(test)
-        return target
+        return target  # pyright: ignore[reportReturnType] - it has narrowed the type variable
 
     return decorate
 
@@ -94,15 +96,16 @@ def check(request: pytest.FixtureRequest, hypervisor: object, version: object) -
     It fails, saying what to do, when what the author has given is no hypervisor, or no version of this suite.
     """
     __tracebackhide__ = True
-    facts = facts_of(hypervisor, request.cls)
+    cls: Any = request.cls
+    facts = facts_of(hypervisor, cls)
     if type(version) is not int or not 1 <= version <= CONFORMANCE_VERSION:
-        theirs = f"{request.cls.__name__}.conformance_version is {version!r}"
+        theirs = f"{cls.__name__}.conformance_version is {version!r}"
         way_out = "upgrade anyvisor, or lower it" if isinstance(version, int) and version > 1 else "give it one of them"
         pytest.fail(f"{theirs}; the suite of this anyvisor has 1 to {CONFORMANCE_VERSION}: {way_out}", pytrace=False)
     for mark in request.node.iter_markers(SINCE):
         if mark.args[0] > version:
             need = f"conformance version {mark.args[0]}"
-            raise pytest.skip.Exception(f"needs {need}; {request.cls.__name__} has {version}") from Lack(need)
+            raise pytest.skip.Exception(f"needs {need}; {cls.__name__} has {version}") from Lack(need)
     for mark in request.node.iter_markers(NEEDS):
         for what in missing(facts, mark.kwargs):
             lacking(facts, what)

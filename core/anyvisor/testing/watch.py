@@ -49,6 +49,14 @@ class Underway(Generic[T]):
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
+    def until(self, holds: Callable[[], Any], what: str) -> None:
+        """Wait until something holds that this call brings about; when the call ends before, the test fails at once."""
+        __tracebackhide__ = True
+        until(lambda: holds() or self.is_over(0), what)
+        if not holds():
+            found = self.result()  # or raises what ended it
+            pytest.fail(f"{what}: {self._what} was over before, with {found}", pytrace=False)
+
     def result(self, seconds: float = PATIENCE_SECONDS) -> T:
         """What the call returned, or what it raised; the test fails when it does not end in time."""
         __tracebackhide__ = True

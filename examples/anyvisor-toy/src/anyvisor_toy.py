@@ -9,6 +9,7 @@ from anyvisor import Capability, HostFacts, HypervisorError, Unsupported, hookim
 from anyvisor.clock import HostClock
 from anyvisor.exits import Halted, InternalError
 from anyvisor.hypervisor import Hypervisor, Vcpu, Vm
+from anyvisor.memory import PAGE_BYTES
 from anyvisor.states import Kept
 from anyvisor.turn import Turn
 from anyvisor.x86_64.reset import reset_states
@@ -45,8 +46,8 @@ class ToyVm(Vm):
 
     def map_memory(self, ram, *, readonly=False):
         self._turn.check("map_memory")
-        if readonly or self.memory or ram.region.start:
-            raise Unsupported(f"{ram.region}: the toy backend has one region of RAM, from 0 on, to read and write")
+        if readonly or self.memory or ram.region.start or ram.region.size_bytes % PAGE_BYTES:
+            raise Unsupported(f"{ram.region}: the toy backend has one region of RAM: writable, whole pages from 0 on")
         self.memory = ram.view
 
     def create_vcpu(self, index, hardware_id=None):

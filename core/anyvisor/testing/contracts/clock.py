@@ -74,6 +74,17 @@ class ClockContract(Contract):
         timer.set(clock.now())
         until(lambda: len(calls) == 3, "a timer that sets itself twice more")
 
+    def test_a_vm_that_is_closed_stops_no_other_clock(self, bench: MakeBench) -> None:
+        """Each VM has a clock of its own: the timers of another are called when it is gone, and its clock goes on."""
+        first, second = bench(), bench()
+        called: list[bool] = []
+        clock = second.vm.clock
+        clock.timer(lambda: called.append(True)).set(clock.now() + MILLISECOND)
+        first.vm.close()
+        until(lambda: called, "a timer that was set before another VM was closed")
+        clock.timer(lambda: called.append(True)).set(clock.now() + MILLISECOND)
+        until(lambda: len(called) == 2, "a timer that was set after another VM was closed")
+
     def test_no_timer_is_called_after_its_vm_is_closed(self, bench: MakeBench) -> None:
         """The clock goes with its VM: a timer that is still set is forgotten."""
         made = bench()

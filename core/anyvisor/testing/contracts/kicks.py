@@ -10,7 +10,6 @@ from anyvisor.testing.bench import CODE
 from anyvisor.testing.contracts.contract import Contract, MakeBench
 from anyvisor.testing.listener import Vectors
 from anyvisor.testing.requirements import needs
-from anyvisor.testing.watch import until
 
 OTHER_CODE = CODE + 0x800
 A_MOMENT_SECONDS = 0.05
@@ -45,7 +44,7 @@ class KickContract(Contract):
         made = bench()
         made.enter(made.guests.OUT_42_THEN_SPIN)
         underway = made.start()
-        until(lambda: made.ports.writes, "the guest's first OUT")
+        underway.until(lambda: made.ports.writes, "the guest's first OUT")
         made.vcpu.kick()
         assert underway.result() == Kicked()
 
@@ -55,7 +54,7 @@ class KickContract(Contract):
         made.enter(made.guests.OUT_42_THEN_SPIN)
         for _ in range(3):
             underway = made.start()
-            until(lambda: made.ports.writes, "the guest's first OUT")
+            underway.until(lambda: made.ports.writes, "the guest's first OUT")
             made.vcpu.kick()
             assert underway.result() == Kicked()
         assert made.ports.values == [42]
@@ -87,7 +86,7 @@ class KickContract(Contract):
         made = bench()
         made.enter(made.guests.OUT_42_THEN_SPIN)
         underway = made.start()
-        until(lambda: made.ports.writes, "the guest's first OUT")
+        underway.until(lambda: made.ports.writes, "the guest's first OUT")
         made.vcpu.kick()
         assert underway.result() == Kicked()
         made.enter(made.guests.ECHO, code=OTHER_CODE)

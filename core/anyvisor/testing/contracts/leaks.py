@@ -18,7 +18,7 @@ from anyvisor.testing.bench import RAM, Bench
 from anyvisor.testing.contracts.contract import Contract
 from anyvisor.testing.kinds import examples
 from anyvisor.testing.requirements import lacking, needs
-from anyvisor.testing.watch import Held, until
+from anyvisor.testing.watch import Held
 
 TIMES = 8
 MUCH_RAM = Region(RAM.start, 48 * MIB, "RAM")
@@ -113,7 +113,7 @@ class LeakContract(Contract):
             with Bench(hypervisor) as made:
                 made.enter(made.guests.OUT_42_THEN_SPIN)
                 underway = made.start()
-                until(lambda: made.ports.writes, "the guest's first OUT")
+                underway.until(lambda: made.ports.writes, "the guest's first OUT")
                 made.vcpu.kick()
                 assert underway.result() == Kicked()
 

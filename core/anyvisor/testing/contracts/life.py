@@ -15,11 +15,11 @@ from anyvisor.exits import Halted, Kicked
 from anyvisor.facts import Capability
 from anyvisor.hypervisor import Hypervisor
 from anyvisor.memory import KIB, GuestMemory, Region
+from anyvisor.testing.bench import MMIO
 from anyvisor.testing.contracts.contract import Contract, MakeBench
-from anyvisor.testing.kinds import vm_kinds
+from anyvisor.testing.kinds import examples, vm_kinds
 from anyvisor.testing.listener import Vectors
 from anyvisor.testing.requirements import lacking, needs
-from anyvisor.testing.watch import until
 
 PARTS = ("vcpu", "vm", "hypervisor")
 MANY_VCPUS = 16
@@ -71,6 +71,7 @@ class LifeContract(Contract):
         made.vm.close()
         for state in states:
             _gone(partial(made.vcpu.get, type(state)))
+            _gone(partial(made.vcpu.put, state))
         _gone(made.run)
 
     def test_a_closed_vm_is_no_more(self, bench: MakeBench) -> None:
@@ -83,8 +84,12 @@ class LifeContract(Contract):
                 _gone(partial(made.vm.map_memory, ram))
         for kind in vm_kinds(made.facts):
             _gone(partial(made.vm.get, kind))
+        for state in examples(made.facts).before(made.facts):
+            _gone(partial(made.vm.put, state))
         if made.facts.has(Capability.IRQCHIP):
             _gone(lambda: made.vm.set_irq(3, True))
+        if made.facts.has(Capability.COALESCED_IO):
+            _gone(lambda: made.vm.coalesce(MMIO))
 
     def test_kicks_and_notices_of_what_is_closed_do_nothing(self, bench: MakeBench) -> None:
         """Who kicks or notifies a vCPU need not know whether it is still there."""
@@ -102,7 +107,7 @@ class LifeContract(Contract):
         made = bench()
         made.enter(made.guests.OUT_42_THEN_SPIN)
         underway = made.start()
-        until(lambda: made.ports.writes, "the guest's first OUT")
+        underway.until(lambda: made.ports.writes, "the guest's first OUT")
         for close in (made.vcpu.close, made.vm.close):
             with pytest.raises(HypervisorError) as refused:
                 close()
@@ -127,6 +132,17 @@ class VcpusContract(Contract):
         made = bench(vcpus=0)
         vcpus = [made.vm.create_vcpu(0, hardware_id=1), made.vm.create_vcpu(1, hardware_id=0)]
         assert [each.index for each in vcpus] == [0, 1]
+
+    @needs(vcpus=2)
+    def test_vcpus_are_made_in_any_order(self, bench: MakeBench) -> None:
+        """The second may be made before the first; each has the index that it was given, and runs."""
+        made = bench(vcpus=0)
+        made.vcpus.extend(made.vm.create_vcpu(index) for index in (1, 0))
+        assert [each.index for each in made.vcpus] == [1, 0]
+        for place in (0, 1):
+            made.enter(made.guests.OUT_42, vcpu=place)
+            assert made.run(place) == Halted()
+        assert made.ports.values == [42, 42]
 
     def test_no_vcpu_is_made_twice(self, bench: MakeBench) -> None:
         """A second vCPU of the same index is refused, with HypervisorError (EEXIST), and the first one works on."""

@@ -224,6 +224,6 @@ def _play(hypervisor: Hypervisor, *phases: Phase) -> None:
             deadline=None,
             database=None,
             print_blob=False,
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType] - an enum, by a metaclass
         ),
     )

@@ -12,7 +12,7 @@ from anyvisor.errors import AnyvisorError
 from anyvisor.exits import Halted
 from anyvisor.facts import Capability
 from anyvisor.hypervisor import Hypervisor
-from anyvisor.memory import PAGE_BYTES, RamRegion, Region
+from anyvisor.memory import PAGE_BYTES, GuestMemory, RamRegion, Region
 from anyvisor.testing.bench import DATA, MORE_RAM, RAM, Bench
 from anyvisor.testing.contracts.contract import Contract, MakeBench
 from anyvisor.testing.listener import Listener
@@ -30,6 +30,12 @@ def refusal(call: Callable[[], object], what: str) -> AnyvisorError:
     except AnyvisorError as error:
         return error
     pytest.fail(f"{what}: accepted, and must be refused with a HypervisorError or another AnyvisorError", pytrace=False)
+
+
+def map_ram(made: Bench) -> None:
+    """Give a bench without memory its RAM."""
+    made.memory = GuestMemory([RAM])
+    made.vm.map_memory(made.memory.regions[0])
 
 
 def check_stores_reach(made: Bench) -> None:
@@ -83,6 +89,15 @@ class MemoryContract(Contract):
             assert made.run() == Halted()
         assert (made.ports.values, made.ports.reads) == ([42], [(0, 1)])
 
+    def test_the_guest_runs_the_code_that_it_has_stored_itself(self, bench: MakeBench) -> None:
+        """An instruction that the guest changes is run as it then is, also when it was run before."""
+        made = bench()
+        made.ports.answers.extend([0x11, 0x22, 0x33])
+        made.enter(made.guests_of("running").CHANGE_OWN_CODE)
+        for _ in range(3):
+            assert made.run() == Halted()
+        assert made.others.values == [0x11, 0x22, 0x33], "the operand that the guest has stored in its next instruction"
+
     @needs(memory_slots=2)
     def test_two_regions_are_seen_each_in_its_place(self, bench: MakeBench) -> None:
         """A second region is RAM from its first byte to its last, and the first one still is."""
@@ -119,13 +134,14 @@ class MemoryContract(Contract):
         "region",
         [
             pytest.param(Region(FAR + PAGE_BYTES // 2, PAGE_BYTES, "unaligned"), id="start"),
-            pytest.param(Region(FAR, PAGE_BYTES + PAGE_BYTES // 2, "unaligned"), id="size"),
+            pytest.param(Region(0, PAGE_BYTES + PAGE_BYTES // 2, "unaligned"), id="size"),
         ],
     )
     def test_a_region_of_no_whole_pages_is_refused(self, bench: MakeBench, region: Region) -> None:
-        """A region begins and ends at a page's end, or is refused at once; the others stay what they are."""
-        with closing(RamRegion(region)) as ram, closing(bench(vcpus=0)) as made:
+        """A region begins and ends at a page's end, or is refused at once, also the first; another can be mapped."""
+        with closing(RamRegion(region)) as ram, closing(bench(ram=(), vcpus=0)) as made:
             refusal(lambda: made.vm.map_memory(ram), f"map_memory of {region}, which is no whole number of pages")
+            map_ram(made)
             made.vcpus.append(made.vm.create_vcpu(0))
             check_stores_reach(made)
 
@@ -139,6 +155,15 @@ class MemoryContract(Contract):
                 check_stores_reach(made)
             else:
                 check_more_ram(made, ram)
+
+    def test_the_first_memory_may_come_after_the_vcpu_or_is_refused(self, bench: MakeBench) -> None:
+        """So it is with the first region: where it is not refused, the vCPU that was there before sees it."""
+        made = bench(ram=())
+        try:
+            map_ram(made)
+        except AnyvisorError:
+            return
+        check_stores_reach(made)
 
     def test_there_are_as_many_regions_as_the_facts_say(self, bench: MakeBench, hypervisor: Hypervisor) -> None:
         """`facts.max_memory_slots` regions can be mapped, and one more is refused."""

@@ -66,21 +66,6 @@ class RunningContract(Contract):
         assert made.run() == Halted()
         assert made.ports.writes == [(0, 1, 42)], "the access that failed must not be made again"
 
-    def test_a_read_that_failed_is_not_made_again(self, bench: MakeBench) -> None:
-        """A device that fails to answer ends `run` with its error; the guest goes on behind the IN, with any value."""
-        made = bench()
-
-        def fail() -> None:
-            raise LookupError("the device is broken")
-
-        made.ports.then = fail
-        made.enter(made.guests.ECHO)
-        with pytest.raises(LookupError, match="the device is broken"):
-            made.run()
-        made.ports.then = lambda: None
-        assert made.run() == Halted()
-        assert made.ports.reads == [(0, 1)], "the access that failed must not be made again"
-
     def test_each_run_speaks_to_its_own_bus(self, bench: MakeBench) -> None:
         """The bus is what this `run` is given, not what the one before had."""
         made = bench()
@@ -90,6 +75,16 @@ class RunningContract(Contract):
         made.bus.add_ports(PORTS, later)
         made.run()
         assert (made.ports.values, later.values) == ([1], [2])
+
+    def test_a_device_that_is_added_between_two_runs_is_heard(self, bench: MakeBench) -> None:
+        """Whom to call at a port is remembered for one `run` at most: the next one asks the bus again."""
+        made, later = bench(), Listener()
+        made.bus = Bus()
+        made.enter(made.guests_of("running").FIVE_HALTS)
+        made.run()
+        made.bus.add_ports(PORTS, later)
+        made.run()
+        assert later.values == [2], "the device that was added to the bus after the first `run`"
 
     def test_a_device_may_use_the_vm_while_it_answers(self, bench: MakeBench) -> None:
         """A device that is called by `run` may look at the clock and write to memory; nothing is locked against it."""
@@ -112,7 +107,7 @@ class RunningContract(Contract):
         made = bench()
         made.enter(made.guests.OUT_42_THEN_SPIN)
         first = made.start()
-        until(lambda: made.ports.writes, "the guest's first OUT")
+        first.until(lambda: made.ports.writes, "the guest's first OUT")
         second = made.start()
         with pytest.raises(HypervisorError) as refused:
             second.result()
@@ -162,6 +157,20 @@ class RunningTogetherContract(Contract):
             with pytest.raises(LookupError, match="enough"):
                 each.result()
         assert (set(first.others.values[:50]), set(second.others.values[:50])) == ({1}, {2})
+
+    @needs(Capability.KICK)
+    def test_vms_run_in_turns_and_share_nothing(self, bench: MakeBench) -> None:
+        """A guest that was left in the middle finds its registers as they were, whatever another VM has done since."""
+        first, second = bench(), bench()
+        first.ports.answers.append(1)
+        second.ports.answers.append(2)
+        for made in (first, second):
+            made.ports.then = made.vcpu.kick
+            made.enter(made.guests.ECHO)
+            assert made.run() == Kicked()
+        for made in (first, second):
+            assert made.run() == Halted()
+        assert (first.others.values, second.others.values) == ([1], [2]), "the value of each guest's IN"
 
 
 def _stop_at(listener: Listener, count: int) -> None:

@@ -70,6 +70,17 @@ class StatesContract(Contract):
             _put(second, _get(first, kind))
         assert _all(second) == _all(first)
 
+    def test_a_guest_that_has_halted_goes_on_behind_its_hlt_in_another_vm(self, bench: MakeBench) -> None:
+        """States and memory that were got after `Halted` are those behind the HLT: a fresh VM goes on there."""
+        old, new = bench(), bench()
+        guest = old.guests_of("running").FIVE_HALTS
+        old.enter(guest)
+        assert old.run() == Halted()
+        new.take_over(old)
+        new.play(guest.does[2:])
+        assert new.run() == Halted()
+        assert (old.ports.values, new.ports.values) == ([1], [2]), "what the guest did before its first HLT, and behind"
+
     def test_a_state_that_cannot_be_is_refused_and_changes_nothing(self, bench: MakeBench) -> None:
         """`put` of a state that no processor can be in raises HypervisorError, and the one before is still there."""
         made = bench()

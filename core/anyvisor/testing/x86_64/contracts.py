@@ -13,12 +13,14 @@ from anyvisor.testing.x86_64.msrs import MsrsContract
 from anyvisor.testing.x86_64.order import RestoreOrderContract
 from anyvisor.testing.x86_64.ports import PortsContract
 from anyvisor.testing.x86_64.registers import RegistersContract
+from anyvisor.testing.x86_64.reset import ResetContract
 from anyvisor.testing.x86_64.segments import SegmentsContract
 from anyvisor.testing.x86_64.strings import StringIoContract
 from anyvisor.testing.x86_64.xsave import XcrsContract, XsaveContract
 
 
 class X86Contracts(
+    ResetContract,
     PortsContract,
     StringIoContract,
     MmioContract,

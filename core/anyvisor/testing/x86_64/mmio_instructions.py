@@ -86,7 +86,6 @@ KEEP_FLAGS = by_width(
            0x88, 0x47, 0x01,  # mov [xdi + 1], al
            0xF4]))            # over: hlt
 # fmt: on
-# fmt: on
 
 
 @needs(architecture="x86_64")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from anyvisor.acts import Act, Halt, MmioWrite, PortIn, PortOut, Spin, Store
 from anyvisor.exits import Shutdown
-from anyvisor.testing.bench import DATA, MMIO
+from anyvisor.testing.bench import CODE, DATA, MMIO
 from anyvisor.testing.guest import TinyGuest
 from anyvisor.testing.x86_64.guests import OTHER_PORT, PORT, by_mode, everywhere
 from anyvisor.x86_64.modes import LONG, PROTECTED, REAL
 
 LOW, HIGH = DATA.to_bytes(2, "little")
+CODE_LOW, CODE_HIGH = CODE.to_bytes(2, "little")
 MMIO_HIGH = MMIO.start >> 8
 ENOUGH = 20_000
 """For guests that go on for ever: how often a script has the same again. A backend that plays it is kicked before."""
@@ -37,6 +38,26 @@ ECHO_FOREVER = everywhere(bytes([0xE4, PORT,                        # again: in 
                                  0xE6, OTHER_PORT,                  # out OTHER_PORT, al
                                  0xEB, 0xFA]),                      # jmp again
                           *(PortIn(PORT, 1), PortOut(OTHER_PORT, 1)) * ENOUGH, Spin(), basic=True)
+
+CHANGE_OWN_CODE = by_mode(bytes([0xE4, PORT,                        # again: in al, PORT
+                                 0xA2, CODE_LOW + 6, CODE_HIGH,  # mov [CODE + 6], al (the 0 below)
+                                 0xB0, 0,                           # mov al, 0
+                                 0xE6, OTHER_PORT,                  # out OTHER_PORT, al
+                                 0xF4,                              # hlt
+                                 0xEB, 0xF4]),                      # jmp again
+                          bytes([0xE4, PORT,                        # again: in al, PORT
+                                 0xA2, CODE_LOW + 8, CODE_HIGH, 0, 0,  # mov [CODE + 8], al (the 0 below)
+                                 0xB0, 0,                           # mov al, 0
+                                 0xE6, OTHER_PORT,                  # out OTHER_PORT, al
+                                 0xF4,                              # hlt
+                                 0xEB, 0xF2]),                      # jmp again
+                          bytes([0xE4, PORT,                        # again: in al, PORT
+                                 0xA2, CODE_LOW + 12, CODE_HIGH, 0, 0, 0, 0, 0, 0,  # movabs [CODE + 12], al
+                                 0xB0, 0,                           # mov al, 0
+                                 0xE6, OTHER_PORT,                  # out OTHER_PORT, al
+                                 0xF4,                              # hlt
+                                 0xEB, 0xEE]),                      # jmp again
+                          *(PortIn(PORT, 1), PortOut(OTHER_PORT, 1), Halt()) * 3, basic=True)
 
 COUNT = by_mode(bytes([0x66, 0x40,                                  # again: inc eax
                        0x66, 0xA3, LOW, HIGH,                       # mov [DATA], eax
