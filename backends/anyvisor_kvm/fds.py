@@ -12,6 +12,7 @@ import ctypes
 import errno
 import os
 
+from anyvisor.closing import Closing
 from anyvisor.errors import HypervisorError
 from anyvisor_kvm.abi import (
     Cap,
@@ -26,7 +27,6 @@ from anyvisor_kvm.abi import (
     kvm_signal_mask,
     kvm_userspace_memory_region,
 )
-from anyvisor_kvm.closing import Closing
 from anyvisor_kvm.ioctl import io, ior, iow
 
 _libc_ioctl = ctypes.CDLL(None, use_errno=True).ioctl

@@ -8,12 +8,12 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 
+from anyvisor.closing import Closing
 from anyvisor.codec import name_of
 from anyvisor.errors import HypervisorUnavailable, Unsupported
 from anyvisor.facts import Capability, HostFacts
 from anyvisor_kvm.abi import API_VERSION, Cap
 from anyvisor_kvm.architecture import Architecture, host_architecture
-from anyvisor_kvm.closing import Closing
 from anyvisor_kvm.fds import KvmFd
 from anyvisor_kvm.vm import Host, KvmVm
 

@@ -18,13 +18,13 @@ from fcntl import ioctl
 from typing import Any, TypeVar
 
 from anyvisor.bus import Bus
+from anyvisor.closing import Closing
 from anyvisor.errors import HypervisorError, Unsupported
 from anyvisor.exits import Exit, Kicked
 from anyvisor.interrupts import InterruptSource
 from anyvisor.states import VcpuState
 from anyvisor_kvm.abi import ExitReason
 from anyvisor_kvm.architecture import Architecture, accessors
-from anyvisor_kvm.closing import Closing
 from anyvisor_kvm.exits import decode
 from anyvisor_kvm.fds import VcpuFd
 from anyvisor_kvm.intr_pin import IntrPin

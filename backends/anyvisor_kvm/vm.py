@@ -7,6 +7,7 @@ from typing import Self, TypeVar
 import attrs
 
 from anyvisor.clock import HostClock
+from anyvisor.closing import Closing
 from anyvisor.errors import HypervisorError, Unsupported
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.memory import RamRegion, Region
@@ -26,7 +27,6 @@ from anyvisor_kvm.abi import (
     kvm_userspace_memory_region,
 )
 from anyvisor_kvm.architecture import Architecture, accessors
-from anyvisor_kvm.closing import Closing
 from anyvisor_kvm.fds import KvmFd, VmFd
 from anyvisor_kvm.ring import CoalescedRing
 from anyvisor_kvm.run_page import RunPage

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from anyvisor.bus import Bus
 from anyvisor.errors import HypervisorError
@@ -44,21 +43,6 @@ class Desk:
         if call.method == "close":
             method(*given.args, **given.kwargs)
         raise failure
-
-
-class Closing:
-    """A context manager that closes itself at the end of its block."""
-
-    def close(self) -> None:
-        """Give everything back; may be called twice."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Public(Protocol):

@@ -8,10 +8,11 @@ from typing import Any
 
 import attrs
 
+from anyvisor.closing import Closing
 from anyvisor.facts import Capability, HostFacts
 from anyvisor_mock import rules
 from anyvisor_mock.calls import Calls
-from anyvisor_mock.desk import Closing, Desk, public
+from anyvisor_mock.desk import Desk, public
 from anyvisor_mock.faults import Fault, Saboteur
 from anyvisor_mock.host_facts import host_facts
 from anyvisor_mock.player import Guests

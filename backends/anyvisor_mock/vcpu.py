@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, TypeVar
 from anyvisor.acts import Halt, Spin
 from anyvisor.bell import make_bell
 from anyvisor.bus import Bus
+from anyvisor.closing import Closing
 from anyvisor.exits import Exit, Halted, Kicked
 from anyvisor.interrupts import InterruptSource
 from anyvisor.states import VcpuState
 from anyvisor_mock import rules
 from anyvisor_mock.architecture import Processor
-from anyvisor_mock.desk import Closing, public
+from anyvisor_mock.desk import public
 from anyvisor_mock.player import Guest, Player
 
 if TYPE_CHECKING:

@@ -6,15 +6,16 @@ import threading
 from typing import TypeVar
 
 from anyvisor.clock import Clock, HostClock
+from anyvisor.closing import Closing
 from anyvisor.codec import name_of
+from anyvisor.counted_clock import CountedClock
 from anyvisor.errors import AnyvisorError, PlanError
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.memory import PAGE_BYTES, RamRegion, Region
 from anyvisor.states import State, VmState
 from anyvisor_mock import rules
 from anyvisor_mock.architecture import architecture_of
-from anyvisor_mock.clock import ActClock
-from anyvisor_mock.desk import Closing, Desk, public
+from anyvisor_mock.desk import Desk, public
 from anyvisor_mock.eventfds import Doorbell, Eventfds
 from anyvisor_mock.player import Guests, guest_of
 from anyvisor_mock.space import Space
@@ -22,6 +23,8 @@ from anyvisor_mock.vcpu import MockVcpu
 
 M = TypeVar("M", bound=VmState)
 
+ACT_NS, LOOK_NS = 1000, 10
+"""What an act of a deterministic VM's script takes, and a look at its clock."""
 VCPU_ID_BITS = 32
 IDS_PER_VCPU = 4
 """KVM has that many more numbers than vCPUs."""
@@ -45,7 +48,7 @@ class MockVm(Closing):
         self.desk = desk
         self.facts = facts
         self.script = script
-        self._counted = ActClock() if deterministic else None
+        self._counted = CountedClock(ACT_NS, LOOK_NS) if deterministic else None
         self.clock: Clock = self._counted or HostClock()
         self.vcpus: list[MockVcpu] = []
         self._architecture = architecture_of(facts)
@@ -204,7 +207,7 @@ class MockVm(Closing):
     def pass_time(self) -> None:
         """A vCPU has played an act."""
         if self._counted is not None:
-            self._counted.advance()
+            self._counted.advance(1)
 
     def skip_time(self) -> bool:
         """A vCPU waits: whether that has ended because the time is not the host's."""

@@ -6,9 +6,10 @@ import errno
 import functools
 import importlib
 import warnings
-from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
 
+from anyvisor.closing import Closing
 from anyvisor.codec import name_of
 from anyvisor.errors import HypervisorError, HypervisorUnavailable, Unsupported
 from anyvisor.facts import Capability, HostFacts
@@ -52,7 +53,7 @@ def open_unicorn(mode: Mode | None = None, *, apic: bool = False) -> UnicornHype
     return UnicornHypervisor(proof, module.__version__, mode or ("counted" if proof.problem else "fast"), apic=apic)
 
 
-class UnicornHypervisor:
+class UnicornHypervisor(Closing):
     """The emulated processor, made by `open_unicorn`; see `anyvisor.hypervisor.Hypervisor`. Closes its VMs, too."""
 
     def __init__(self, proof: Proof, version: str, mode: Mode, *, apic: bool = False):
@@ -105,14 +106,6 @@ class UnicornHypervisor:
             self._vms[-1].close()
             self._vms.pop()
         self._closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _import() -> ModuleType:

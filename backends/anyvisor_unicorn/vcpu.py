@@ -18,6 +18,7 @@ from unicorn import x86_const as x86
 from anyvisor.bell import LockBell
 from anyvisor.bus import Bus
 from anyvisor.codec import name_of
+from anyvisor.counted_clock import CountedClock
 from anyvisor.errors import HypervisorError, Unsupported
 from anyvisor.exits import Exit, Halted, InternalError, Kicked, Shutdown
 from anyvisor.interrupts import InterruptSource
@@ -26,7 +27,6 @@ from anyvisor.turn import Turn
 from anyvisor.x86_64.cpuid import Cpuid
 from anyvisor.x86_64.state import Activity, MpState
 from anyvisor_unicorn import delivery, layout
-from anyvisor_unicorn.counted_clock import CountedClock
 from anyvisor_unicorn.cpuid_hook import CpuidHook
 from anyvisor_unicorn.engine import LOW_HALF, Engine, error_text
 from anyvisor_unicorn.faults import TripleFault

@@ -6,12 +6,12 @@ import errno
 from typing import NoReturn, TypeVar
 
 from anyvisor.clock import Clock, HostClock
+from anyvisor.counted_clock import CountedClock
 from anyvisor.errors import HypervisorError, Unsupported
 from anyvisor.facts import HostFacts
 from anyvisor.memory import PAGE_BYTES, RamRegion, Region
 from anyvisor.states import VmState
 from anyvisor.x86_64.reset import reset_states
-from anyvisor_unicorn.counted_clock import CountedClock
 from anyvisor_unicorn.engine import Engine
 from anyvisor_unicorn.pace import CountedPace, FreePace, Pace
 from anyvisor_unicorn.processor import Processor
@@ -20,6 +20,11 @@ from anyvisor_unicorn.states import VCPU_STATES
 from anyvisor_unicorn.vcpu import UnicornVcpu
 
 M = TypeVar("M", bound=VmState)
+
+INSTRUCTION_NS = 5
+"""A deterministic guest's 200 million instructions a second, about what the engine does."""
+LOOK_NS = 200
+"""What its look at the clock takes."""
 
 NO_CHIPS = "the unicorn backend has no interrupt controllers of its own: give the machine the devices `pic` and `pit`"
 
@@ -32,7 +37,7 @@ class UnicornVm:
         self._most_regions = facts.max_memory_slots
         self._end = 1 << facts.physical_address_bits
         self._counts = counted or deterministic
-        self._counted = CountedClock() if deterministic else None
+        self._counted = CountedClock(INSTRUCTION_NS, LOOK_NS) if deterministic else None
         self.clock: Clock = self._counted or HostClock()
         """The host's time, or that which the guest makes pass."""
         self._memory: list[RamRegion] = []
@@ -99,7 +104,7 @@ class UnicornVm:
         assert self._proof.counter_offset is not None
         if self._counted is None:
             return CountedPace(engine, self._proof.counter_offset)
-        return CountedPace(engine, self._proof.counter_offset, self._counted.instructions_until_next)
+        return CountedPace(engine, self._proof.counter_offset, self._counted.steps_until_next)
 
     def _map(self, engine: Engine, cpu: Processor, vcpu: UnicornVcpu) -> None:
         """RAM where it is, and the bus in all the room between."""

@@ -13,10 +13,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from anyvisor.apt import TOOLS, Apt, unpack
+from anyvisor.closing import Closing
 from anyvisor.errors import KernelImageError
 
 CACHE_VARIABLE = "ANYVISOR_CACHE"
@@ -32,7 +31,7 @@ def cache_dir() -> Path:
         raise KernelImageError(f"there is no cache directory: {error}; set {CACHE_VARIABLE} to one") from error
 
 
-class Packages:
+class Packages(Closing):
     """Debian packages by name, out of the cache or fetched into it. A context manager.
 
     `tell` is given a line for each thing that is fetched; apt shows its progress on the file descriptor `progress`, if
@@ -50,14 +49,6 @@ class Packages:
         self._progress = progress if progress >= 0 else subprocess.DEVNULL
         self._stack = ExitStack()
         self._apt: Apt | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Remove what apt needed to fetch packages; may be called twice."""

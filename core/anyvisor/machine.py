@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Self
 
 from anyvisor.architectures import part
 from anyvisor.bus import Bus
+from anyvisor.closing import Closing
 from anyvisor.console import Console
 from anyvisor.crew import Crew, Outcome, Phase
 from anyvisor.diagnose import death, device_failure
@@ -26,7 +26,7 @@ STOP_SECONDS = 10.0
 """How long a vCPU thread may take to answer a kick before that counts as an error."""
 
 
-class Machine:
+class Machine(Closing):
     """A virtual machine ready to run. A context manager: leaving it stops the guest and gives everything back.
 
     `vm`, `vcpus`, `memory`, `bus` are the live parts, for those who know what they do while the machine is paused;
@@ -137,11 +137,3 @@ class Machine:
         for console in self.consoles.values():
             console.close(outcome.reason + cause)
         self.plugins.hook.anyvisor_machine_stopped(machine=self, outcome=outcome)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -16,11 +16,11 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 import attrs
 
+from anyvisor.closing import Closing
 from anyvisor.errors import GuestMemoryError
 
 PAGE_BYTES = 4096
@@ -139,7 +139,7 @@ def _mapping_flags(shared: bool) -> dict[str, int]:
     return {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE}
 
 
-class GuestMemory:
+class GuestMemory(Closing):
     """The guest's RAM: one host mapping per region, read and written by guest-physical address.
 
     Every access is checked: it lies within one region or raises `GuestMemoryError`. A context manager; `close` may
@@ -206,14 +206,6 @@ class GuestMemory:
 
     def __iter__(self) -> Iterator[RamRegion]:
         return iter(self.regions)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _check_regions(regions: list[Region]) -> None:

@@ -72,6 +72,13 @@ def test_one_that_does_not_gets_each_failure_and_code_1(run, odd):
     assert done.stdout.splitlines()[-1].startswith("unicorn does not conform to version 1 of the suite: 0 tests passed")
 
 
+def test_many_failures_come_with_advice_on_where_to_begin(run, odd):
+    many = conformance(run, "broken", "--match", "AccessContract").stdout
+    assert many.count("FAILED") > 3 and "Begin with the first" in many
+    assert "Begin with the first" not in conformance(run, "broken", *ONE).stdout
+    assert conformance(run, "broken", "--match", "AccessContract", "--first").stdout.count("FAILED") == 1
+
+
 def test_as_json_it_is_all_there(run, odd):
     done = conformance(run, "broken", "--json", *ONE)
     report = json.loads(done.stdout)

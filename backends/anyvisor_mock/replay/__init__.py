@@ -17,10 +17,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from anyvisor.bus import Bus
+from anyvisor.closing import Closing
 from anyvisor.codec import name_of
 from anyvisor.exits import Exit
 from anyvisor.facts import HostFacts
@@ -44,7 +44,7 @@ def open_replay(trace: Trace | os.PathLike[str] | str, *, strict: bool = True) -
     return ReplayHypervisor(trace if isinstance(trace, Trace) else Trace.load(Path(trace)), strict=strict)
 
 
-class ReplayHypervisor:
+class ReplayHypervisor(Closing):
     """Answers from `trace`; see `Hypervisor`. A context manager.
 
     What differs from the recording is in `divergences`, in words. A strict replay raises the first as ReplayError;
@@ -85,14 +85,6 @@ class ReplayHypervisor:
         """Close every VM; may be called twice."""
         for vm in self._vms:
             vm.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class ReplayVm:

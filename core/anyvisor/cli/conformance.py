@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from anyvisor.testing.report import Report, Result
 
 
+FEW = 3
+"""So many failures need no advice on where to begin."""
+
+
 @click.command()
 @click.option("--backend", metavar="NAME", required=True, help="The hypervisor; `anyvisor backends` lists them.")
 @click.option("--match", metavar="EXPR", default="", help="Only tests whose names fit, such as 'kick and not spin'.")
@@ -63,6 +67,8 @@ def show(report: Report) -> None:
     for result in report.failures:
         click.echo()
         _show_failure(result)
+    if len(report.failures) > FEW:
+        click.echo("\nBegin with the first: what comes later rests on what comes before. --first ends there.")
     click.echo()
     heading(verdict(report))
 

@@ -15,10 +15,10 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from anyvisor.bus import Bus
+from anyvisor.closing import Closing
 from anyvisor.codec import name_of
 from anyvisor.errors import PlanError
 from anyvisor.exits import Exit
@@ -75,7 +75,7 @@ class Noting:
         return made, number
 
 
-class Recorder(Noting):
+class Recorder(Noting, Closing):
     """Records what is done with `hypervisor`, which it closes with itself; see `Hypervisor`. A context manager.
 
     With a `path`, the trace is written there while it is made. OSError when that cannot be opened (`hypervisor` is
@@ -110,14 +110,6 @@ class Recorder(Noting):
             self._call("close", (), self.inner.close)
         finally:
             self._log.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class RecordingVm(Noting):

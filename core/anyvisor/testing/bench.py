@@ -24,6 +24,7 @@ import pytest
 
 from anyvisor.acts import Script
 from anyvisor.bus import Bus
+from anyvisor.closing import Closing
 from anyvisor.errors import AnyvisorError, HypervisorError
 from anyvisor.exits import Exit
 from anyvisor.facts import Capability
@@ -44,7 +45,7 @@ MORE_RAM = Region(0xE000, 4 * KIB, "more RAM")
 PORTS, OTHER_PORTS = Region(0x10, 8, "ports"), Region(0x30, 8, "others")
 
 
-class Bench:
+class Bench(Closing):
     """A VM of `hypervisor`, ready for `enter`. A context manager: `close` gives all of it back.
 
     `ram` are its regions of RAM, `states` are put before its `vcpus` are created; vCPU 0 takes its interrupts from
@@ -188,12 +189,6 @@ class Bench:
 
     def __repr__(self) -> str:
         return "bench"  # as it is called in the values that a failed assertion shows
-
-    def __enter__(self) -> Bench:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
 
 
 def entry(architecture: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""What everything here that owns a descriptor has in common: it is a context manager."""
+"""What all that owns something of the host has in common: it is closed, and a context manager."""
 
 from __future__ import annotations
 

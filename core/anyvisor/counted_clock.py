@@ -1,4 +1,6 @@
-"""Time that the guest itself makes pass: so much for each instruction, and a little each time it looks at the clock.
+"""Time that the guest itself makes pass: so much for each step, and a little each time it looks at the clock.
+
+For backends with deterministic VMs: a step is what they count, an instruction or a thousand.
 
 Whoever polls a timer waits for ever if time stands still while nobody runs, so each look takes a moment. What a
 deterministic guest does then depends on nothing but itself: its time of day, too, begins at a fixed date.
@@ -10,23 +12,25 @@ from collections.abc import Callable
 
 from anyvisor.clock import NANOSECONDS, Alarm, Deadlines
 
-INSTRUCTION_NS = 5
-"""200 million instructions a second, about what the engine does."""
-LOOK_NS = 200
 FIRST_DAY = 1_767_225_600
 """2026-01-01, in seconds since 1970: when every deterministic machine is switched on."""
 
 
 class CountedClock:
-    """A `Clock` that is moved on by the vCPU's thread, and calls its timers there. Not for several threads."""
+    """A `Clock` that is moved on by the vCPU's thread, and calls its timers there. Not for several threads.
 
-    def __init__(self) -> None:
+    A step takes `step_ns`, a look at the clock `look_ns` nanoseconds.
+    """
+
+    def __init__(self, step_ns: int, look_ns: int) -> None:
         self._now = 0
+        self._step_ns = step_ns
+        self._look_ns = look_ns
         self._deadlines = Deadlines()
 
     def now(self) -> int:
         """Nanoseconds since the machine was made; looking takes a moment."""
-        self._now += LOOK_NS
+        self._now += self._look_ns
         return self._now
 
     def wall_seconds(self) -> float:
@@ -48,14 +52,14 @@ class CountedClock:
         """When the next timer is due; None when there is none."""
         return self._deadlines.next()
 
-    def instructions_until_next(self, most: int) -> int:
-        """How many instructions there are until the next timer, `most` at most."""
+    def steps_until_next(self, most: int) -> int:
+        """How many steps there are until the next timer, `most` at most."""
         deadline = self._deadlines.next()
-        return most if deadline is None else max(min((deadline - self._now) // INSTRUCTION_NS, most), 1)
+        return most if deadline is None else max(min((deadline - self._now) // self._step_ns, most), 1)
 
-    def advance(self, instructions: int) -> None:
-        """The guest has run so many instructions: call what is due by now."""
-        self._now += instructions * INSTRUCTION_NS
+    def advance(self, steps: int) -> None:
+        """The guest has done so many steps: call what is due by now."""
+        self._now += steps * self._step_ns
         while (deadline := self._deadlines.next()) is not None and deadline <= self._now:
             self._deadlines.pop().call()
 
