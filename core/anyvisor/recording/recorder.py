@@ -79,8 +79,7 @@ class Recorder(Noting, Closing):
     """Records what is done with `hypervisor`, which it closes with itself; see `Hypervisor`. A context manager.
 
     With a `path`, the trace is written there while it is made. OSError when that cannot be opened (`hypervisor` is
-    closed then); a write that fails
-    ends the recording and nothing else, and `close` raises it.
+    closed then); a write that fails ends the recording and nothing else, and `close` raises it.
     """
 
     def __init__(self, hypervisor: Hypervisor, path: os.PathLike[str] | str | None = None):
