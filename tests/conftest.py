@@ -45,3 +45,10 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.line("CI=true: nothing may be skipped, so this run has failed", red=True)
     for problem in config.stash[PINNED].problems():
         terminalreporter.line(f"{problem}, so this run has failed", red=True)
+
+
+@pytest.fixture
+def no_environment(monkeypatch):
+    """The user's own choice of plugins does not count."""
+    for name in ("ANYVISOR_BLOCK", "ANYVISOR_STRICT", "ANYVISOR_TRACE"):
+        monkeypatch.delenv(name, raising=False)

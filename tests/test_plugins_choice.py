@@ -17,33 +17,8 @@ from anyvisor.plugins import (
     default_plugins,
     load_plugins,
 )
+from gdt_plugins import GDT, gdt, install_gdt, names
 from test_plugins import install
-
-GDT = """
-from anyvisor import hookimpl
-@hookimpl({options})
-def anyvisor_gdt():
-    return "{name}"
-"""
-
-
-@pytest.fixture
-def no_environment(monkeypatch):
-    for name in ("ANYVISOR_BLOCK", "ANYVISOR_STRICT", "ANYVISOR_TRACE"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def install_gdt(tmp_path, monkeypatch, name, options=""):
-    install(tmp_path, monkeypatch, name, GDT.format(name=name, options=options))
-
-
-def gdt(plugins):
-    return plugins.hook.anyvisor_gdt(config=None, layout=None)
-
-
-def names(plugins):
-    return [info.name for info in plugins.infos]
-
 
 # -- left out ----------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from anyvisor.exits import Halted, Kicked
 from anyvisor.facts import Capability
 from anyvisor.hypervisor import Hypervisor
 from anyvisor.memory import KIB, GuestMemory, Region
-from anyvisor.testing.bench import MMIO
+from anyvisor.testing.bench import MMIO, Bench
 from anyvisor.testing.contracts.contract import Contract, MakeBench
 from anyvisor.testing.kinds import examples, vm_kinds
 from anyvisor.testing.listener import Vectors
@@ -57,22 +57,12 @@ class LifeContract(Contract):
     def test_a_closed_vcpu_is_no_more(self, bench: MakeBench) -> None:
         """`get`, `put` and `run` of a closed vCPU raise HypervisorError (EBADF), and nothing else."""
         made = bench()
-        states = [made.vcpu.get(kind) for kind in made.readable_kinds()]
-        made.vcpu.close()
-        for state in states:
-            _gone(partial(made.vcpu.get, type(state)))
-            _gone(partial(made.vcpu.put, state))
-        _gone(made.run)
+        _closed_with(made, made.vcpu.close)
 
     def test_a_vcpu_goes_with_its_vm(self, bench: MakeBench) -> None:
         """A VM that is closed closes its vCPUs, which then are closed as by themselves."""
         made = bench()
-        states = [made.vcpu.get(kind) for kind in made.readable_kinds()]
-        made.vm.close()
-        for state in states:
-            _gone(partial(made.vcpu.get, type(state)))
-            _gone(partial(made.vcpu.put, state))
-        _gone(made.run)
+        _closed_with(made, made.vm.close)
 
     def test_a_closed_vm_is_no_more(self, bench: MakeBench) -> None:
         """A closed VM makes no vCPU, maps no memory and has no state: each raises HypervisorError (EBADF)."""
@@ -169,6 +159,17 @@ class VcpusContract(Contract):
         first.vm.close()
         second.enter(second.guests.HALT)
         assert second.run() == Halted()
+
+
+def _closed_with(made: Bench, close: Callable[[], None]) -> None:
+    """Call `close`; the vCPU is closed by it."""
+    __tracebackhide__ = True
+    states = [made.vcpu.get(kind) for kind in made.readable_kinds()]
+    close()
+    for state in states:
+        _gone(partial(made.vcpu.get, type(state)))
+        _gone(partial(made.vcpu.put, state))
+    _gone(made.run)
 
 
 def _gone(call: Callable[[], object]) -> None:
