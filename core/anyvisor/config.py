@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import attrs
 
 from anyvisor.errors import ConfigError
+from anyvisor.identity import Identity
 from anyvisor.memory import MIB, PAGE_BYTES, format_size, parse_size
+from anyvisor.topology import NumaNode, Topology, check_numa
 
-DEFAULT_COMMAND_LINE = "console=ttyS0 reboot=k panic=-1 acpi=off pci=off"
-"""Console on the serial port, reboot through the keyboard controller, and no search for what the machine has not."""
+__all__ = ["DEFAULT_COMMAND_LINE", "MAX_VCPUS", "Identity", "MachineConfig", "NumaNode", "Raw", "Topology"]
+
+DEFAULT_COMMAND_LINE = "console=ttyS0 panic=-1 pci=off"
+"""Console on the serial port, a reset after a panic, and no search for a PCI bus, which the machine has not."""
 DEFAULT_MEMORY_BYTES = 512 * MIB
-MAX_VCPUS = 254
-"""The most vCPUs that 8-bit APIC ids and the MP table can name."""
+MAX_VCPUS = 4096
+"""The most vCPUs that any hypervisor runs; each backend has a limit of its own."""
+
+Tables = Literal["acpi", "mptable", "both", "none"]
+Mode = Literal["real", "protected", "long"]
+"""What of firmware's tables a guest gets; the processor mode of a first instruction."""
 
 
 def _size(text: str | int) -> int:
@@ -23,6 +32,16 @@ def _size(text: str | int) -> int:
         return parse_size(text)
     except ValueError as error:
         raise ConfigError(f"memory: {error}") from error
+
+
+def _address(value: str | int | None) -> int:
+    try:
+        number = int(value, 0) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ConfigError(f"raw: {value!r} is not an address; write it as 0x7c00") from error
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 1 << 52:
+        raise ConfigError(f"raw: {value!r} is not a guest-physical address; give 0 to {(1 << 52) - 1:#x}")
+    return number
 
 
 def _path(path: os.PathLike[str] | str | None) -> Path | None:
@@ -48,9 +67,7 @@ def _check_memory(_: object, __: object, size_bytes: int) -> None:
 
 def _check_vcpus(_: object, __: object, vcpus: int) -> None:
     if isinstance(vcpus, bool) or not isinstance(vcpus, int) or not 1 <= vcpus <= MAX_VCPUS:
-        raise ConfigError(
-            f"vcpus: {vcpus!r} is not a number of vCPUs; give 1 to {MAX_VCPUS} (8-bit APIC ids end there)"
-        )
+        raise ConfigError(f"vcpus: {vcpus!r} is not a number of vCPUs; give 1 to {MAX_VCPUS}")
 
 
 def _check_text(_: object, __: object, text: object) -> None:
@@ -66,28 +83,42 @@ def _check_text(_: object, __: object, text: object) -> None:
         ) from error
 
 
-def _check_positive(_: object, attribute: attrs.Attribute[int], count: int) -> None:
-    if not isinstance(count, int) or count < 1:
-        raise ConfigError(f"topology.{attribute.name}: {count!r} must be a whole number from 1 up")
+def _one_of(kind: Any) -> Callable[[object, attrs.Attribute[str], str], None]:
+    """A validator: the value must be one of the words of a Literal."""
+
+    def check(_: object, attribute: attrs.Attribute[str], word: str) -> None:
+        words = get_args(kind)
+        if word not in words:
+            raise ConfigError(f"{attribute.name}: {word!r} is none of {', '.join(words)}")
+
+    return check
 
 
-@attrs.frozen
-class Topology:
-    """How vCPUs are told apart: `sockets` packages of `cores` cores of `threads` hardware threads each."""
-
-    sockets: int = attrs.field(default=1, validator=_check_positive)
-    cores: int = attrs.field(default=1, validator=_check_positive)
-    threads: int = attrs.field(default=1, validator=_check_positive)
-
-    @property
-    def vcpus(self) -> int:
-        """How many vCPUs that makes."""
-        return self.sockets * self.cores * self.threads
+def _check_name(_: object, attribute: attrs.Attribute[Any], name: object) -> None:
+    if not isinstance(name, str) or not name.strip():
+        raise ConfigError(f"{attribute.name}: {name!r} is not a name")
 
 
 def _one_socket(vcpus: object) -> Topology:
     """The default topology; a count that is none is left for the validator of `vcpus` to refuse."""
-    return Topology(cores=vcpus) if isinstance(vcpus, int) and vcpus > 0 else Topology()
+    return Topology(cores=vcpus) if type(vcpus) is int and vcpus > 0 else Topology()
+
+
+def default_command_line(tables: str) -> str:
+    """The command line of a machine with those tables: a kernel is told when there is no ACPI to look for."""
+    return DEFAULT_COMMAND_LINE if tables in {"acpi", "both"} else f"{DEFAULT_COMMAND_LINE} acpi=off"
+
+
+@attrs.frozen
+class Raw:
+    """A flat binary for the `raw` protocol: where its bytes go, and the processor mode of its first instruction.
+
+    `entry` is the address of that instruction, by default that of the first byte.
+    """
+
+    address: int = attrs.field(default=MIB, converter=_address)
+    mode: Mode = attrs.field(default="long", validator=_one_of(Mode))
+    entry: int = attrs.field(default=attrs.Factory(lambda self: self.address, takes_self=True), converter=_address)
 
 
 @attrs.frozen
@@ -95,18 +126,32 @@ class MachineConfig:
     """The machine that is wanted. Every value is checked here; sizes are bytes or text such as `512M`.
 
     `kernel` and `initrd` are paths; `unpack` takes the ELF vmlinux out of a bzImage on the host, which spares the guest
-    the work; None does so where the processor is emulated and the means are at hand. `topology` defaults to one socket
-    with a core for each vCPU. `overcommit` lets the guest have more RAM than the host has. `shared_memory` backs RAM by
-    memfds, for devices in other processes. A `deterministic` machine counts its time from what the guest does: every
-    run of it is the same, where the backend can do that.
+    the work; None does so where the processor is emulated and the means are at hand. `protocol` is how the kernel is
+    entered (`linux64`, `linux32`, `pvh`, `multiboot`, `raw`), None the one that its image speaks; `raw` is for images
+    that are only bytes. `tables` are what firmware leaves for the kernel, in `reduced_hardware` form if the ACPI
+    hardware-reduced profile is wanted; `identity` is who the machine says it is.
+
+    `cpu` is a CPU model: its name, or the path of a template. `topology` defaults to one socket with a core for each
+    vCPU; `numa` nodes share out RAM and vCPUs. `overcommit` lets the guest have more RAM than the host has.
+    `shared_memory` backs RAM by memfds, for devices in other processes. A `deterministic` machine counts its time from
+    what the guest does: every run of it is the same, where the backend can do that.
     """
 
     kernel: Path | None = attrs.field(default=None, converter=_path)
     initrd: Path | None = attrs.field(default=None, converter=_path)
-    command_line: str = attrs.field(default=DEFAULT_COMMAND_LINE, validator=_check_text)
+    tables: Tables = attrs.field(default="acpi", validator=_one_of(Tables))
+    command_line: str = attrs.field(
+        default=attrs.Factory(lambda self: default_command_line(self.tables), takes_self=True), validator=_check_text
+    )
     memory: int = attrs.field(default=DEFAULT_MEMORY_BYTES, converter=_size, validator=_check_memory)
     vcpus: int = attrs.field(default=1, validator=_check_vcpus)
     topology: Topology = attrs.field(default=attrs.Factory(lambda self: _one_socket(self.vcpus), takes_self=True))
+    numa: tuple[NumaNode, ...] = attrs.field(default=(), converter=tuple)
+    cpu: str = attrs.field(default="host", validator=_check_name)
+    protocol: str | None = attrs.field(default=None, validator=attrs.validators.optional(_check_name))
+    raw: Raw = attrs.field(factory=Raw)
+    reduced_hardware: bool = False
+    identity: Identity = attrs.field(factory=Identity)
     unpack: bool | None = None
     overcommit: bool = False
     shared_memory: bool = False
@@ -114,12 +159,29 @@ class MachineConfig:
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.topology, Topology):
-            raise ConfigError(f"topology: {self.topology!r} is none; give a Topology(sockets, cores, threads)")
+            raise ConfigError(f"topology: {self.topology!r} is none; give a Topology(sockets, dies, cores, threads)")
         if self.topology.vcpus != self.vcpus:
-            have = f"{self.topology.sockets} sockets x {self.topology.cores} cores x {self.topology.threads} threads"
             raise ConfigError(
-                f"topology: {have} make {self.topology.vcpus} vCPUs, but vcpus is {self.vcpus}; make them agree"
+                f"topology: {self.topology} make {self.topology.vcpus} vCPUs, but vcpus is {self.vcpus}; "
+                "make them agree"
             )
+        if self.numa:
+            check_numa(self.numa, self.memory, self.vcpus)
+
+    @property
+    def wants_acpi(self) -> bool:
+        """Whether the guest gets ACPI tables."""
+        return self.tables in {"acpi", "both"}
+
+    @property
+    def wants_mptable(self) -> bool:
+        """Whether the guest gets an MP table."""
+        return self.tables in {"mptable", "both"}
+
+    @property
+    def wants_smbios(self) -> bool:
+        """Whether the guest gets SMBIOS tables: with any others."""
+        return self.tables != "none"
 
     @property
     def kernel_path(self) -> Path:
@@ -129,55 +191,19 @@ class MachineConfig:
         return self.kernel
 
     def replace(self, **changes: Any) -> MachineConfig:
-        """This configuration with some values changed; a new vCPU count without a topology gets the default one."""
+        """This configuration with some values changed; a new vCPU count without a topology gets the default one.
+
+        So does a default command line that no longer fits the tables.
+        """
         if "vcpus" in changes:
             changes.setdefault("topology", _one_socket(changes["vcpus"]))
+        if "tables" in changes and self.command_line == default_command_line(self.tables):
+            changes.setdefault("command_line", default_command_line(changes["tables"]))
         return attrs.evolve(self, **changes)
 
     @classmethod
     def from_toml(cls, path: os.PathLike[str] | str) -> MachineConfig:
         """The configuration in a TOML file, paths relative to the file; ConfigError says what is wrong where."""
-        import tomllib  # noqa: PLC0415 - only readers of files pay for it
+        from anyvisor.config_file import read_config  # noqa: PLC0415 - only readers of files pay for it
 
-        file = Path(path)
-        try:
-            if not file.is_file() and file.exists():
-                raise ConfigError(f"cannot read the configuration {file}: it is no regular file")
-            data = tomllib.loads(file.read_text("utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from error
-        except ConfigError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{file} is not TOML: {error}") from error
-        return _structure(data, file)
-
-
-def _structure(data: dict[str, Any], file: Path) -> MachineConfig:
-    import cattrs  # noqa: PLC0415 - 30 ms that only readers of files pay
-
-    from anyvisor.codec import problems  # noqa: PLC0415
-
-    converter = cattrs.Converter(forbid_extra_keys=True)
-    converter.register_structure_hook(Path | None, lambda text, _: file.parent / _text(text))
-    converter.register_structure_hook(str, lambda text, _: _text(text))
-    converter.register_structure_hook(bool, lambda value, _: _exactly(value, bool, "true or false"))
-    converter.register_structure_hook(
-        int, lambda value, _: value if isinstance(value, str) else _exactly(value, int, "a whole number")
-    )
-    try:
-        return converter.structure(data, MachineConfig)
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from error
-    except cattrs.BaseValidationError as error:
-        raise ConfigError(f"{file}: {'; '.join(problems(error))}") from error
-
-
-def _text(value: Any) -> str:
-    return str(_exactly(value, str, "text in quotes"))
-
-
-def _exactly(value: Any, kind: type, words: str) -> Any:
-    if type(value) is not kind:
-        raise TypeError(f"{value!r} is not {words}")
-    return value
+        return read_config(Path(path))

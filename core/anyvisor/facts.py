@@ -48,6 +48,8 @@ class Capability(enum.Enum):
     """`Vcpu.kick` ends `run` promptly, also when the guest spins."""
     FULL_PROCESSOR = "full-processor"
     """A whole processor: every instruction, exception and interrupt of the modes it has. Without it, a few only."""
+    X2APIC = "x2apic"
+    """x86: the hypervisor's local APICs take ids of 32 bits, which more than 255 of them need."""
 
 
 @attrs.frozen

@@ -65,7 +65,10 @@ def anyvisor_memory_layout(config: MachineConfig, facts: HostFacts) -> Layout:
 
 @hookspec(firstresult=True)
 def anyvisor_load_kernel(config: MachineConfig, facts: HostFacts, layout: Layout) -> Kernel:
-    """Read the kernel image and give it a place."""
+    """Read the kernel image and give it a place.
+
+    One that is not of the implementation's protocol (`config.protocol`, or by its look) is left to the next: None.
+    """
 
 
 @hookspec
@@ -74,13 +77,13 @@ def anyvisor_devices(config: MachineConfig, facts: HostFacts) -> tuple[DeviceSpe
 
 
 @hookspec(firstresult=True)
-def anyvisor_gdt(config: MachineConfig, layout: Layout) -> Gdt:
+def anyvisor_gdt(config: MachineConfig, layout: Layout, kernel: Kernel) -> Gdt:
     """x86_64: the global descriptor table."""
 
 
 @hookspec(firstresult=True)
-def anyvisor_page_tables(config: MachineConfig, facts: HostFacts, layout: Layout) -> PageTables:
-    """x86_64: the page tables that are active at the first instruction."""
+def anyvisor_page_tables(config: MachineConfig, facts: HostFacts, layout: Layout, kernel: Kernel) -> PageTables:
+    """x86_64: the page tables that are active at the first instruction. Asked only where that is in long mode."""
 
 
 @hookspec(firstresult=True)
@@ -96,6 +99,11 @@ def anyvisor_acpi(
 
 
 @hookspec(firstresult=True)
+def anyvisor_smbios(config: MachineConfig, facts: HostFacts, layout: Layout) -> FirmwareTables:
+    """The SMBIOS tables; `pointer` is where the entry point lies. No implementation, no SMBIOS."""
+
+
+@hookspec(firstresult=True)
 def anyvisor_boot_params(
     config: MachineConfig,
     facts: HostFacts,
@@ -104,7 +112,7 @@ def anyvisor_boot_params(
     initrd: Blob | None,
     acpi: FirmwareTables | None,
 ) -> tuple[Blob, ...]:
-    """x86_64: the zero page and the command line."""
+    """What the boot protocol hands the kernel. Linux on x86_64: the zero page and the command line."""
 
 
 @hookspec(firstresult=True)
@@ -124,7 +132,7 @@ def anyvisor_lapic(config: MachineConfig, vcpu: int) -> Change:
 
 @hookspec(firstresult=True)
 def anyvisor_registers(
-    config: MachineConfig, layout: Layout, kernel: Kernel, gdt: Gdt, page_tables: PageTables, vcpu: int
+    config: MachineConfig, layout: Layout, kernel: Kernel, gdt: Gdt, page_tables: PageTables | None, vcpu: int
 ) -> tuple[VcpuState | Change, ...]:
     """The registers of vCPU number `vcpu` at its first instruction; empty for one that waits to be woken."""
 

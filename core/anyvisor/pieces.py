@@ -72,9 +72,10 @@ class Kernel:
     """A kernel image with a place in guest memory: what `anyvisor_load_kernel` returns.
 
     `entry` is the guest-physical address of the first instruction, under `protocol` (`linux64`: the 64-bit Linux boot
-    protocol). `command_line_limit` is the longest command line it takes, in bytes without the closing NUL;
-    `initrd_limit` the highest address an initrd's last byte may have. `setup_header` holds the boot protocol's header
-    as the file has it (x86: from offset 0x1f1 of a bzImage), empty for an image without one.
+    protocol), in the processor mode `mode` (x86_64: real, protected or long). `command_line_limit` is the longest
+    command line it takes, in bytes without the closing NUL; `initrd_limit` the highest address an initrd's last byte
+    may have. `setup_header` holds the boot protocol's header as the file has it (x86: from offset 0x1f1 of a bzImage),
+    empty for an image without one.
     """
 
     protocol: str
@@ -83,6 +84,7 @@ class Kernel:
     command_line_limit: int
     initrd_limit: int
     setup_header: bytes = attrs.field(default=b"", repr=lambda header: f"<{len(header)} bytes>")
+    mode: str = "long"
 
     @property
     def end(self) -> int:
@@ -92,7 +94,7 @@ class Kernel:
 
 @attrs.frozen
 class FirmwareTables:
-    """Tables that firmware would leave for the OS (MP table, ACPI): their bytes, and where the first pointer lies."""
+    """Tables that firmware would leave for the OS (MP, ACPI, SMBIOS): their bytes, and where the first pointer lies."""
 
     pointer: int
     blobs: tuple[Blob, ...]

@@ -30,8 +30,10 @@ def anyvisor_memory_layout(config: MachineConfig) -> Layout:
 
 
 @hookimpl(trylast=True)
-def anyvisor_load_kernel(config: MachineConfig, facts: HostFacts, layout: Layout) -> Kernel:
+def anyvisor_load_kernel(config: MachineConfig, facts: HostFacts, layout: Layout) -> Kernel | None:
     """A bzImage or an ELF vmlinux, at the address it asks for; unpacked here where the guest's processor is slow."""
+    if config.protocol not in {None, "linux64"}:
+        return None
     by_default = False if facts.has(Capability.NATIVE) else None
     unpack = by_default if config.unpack is None else config.unpack
     return x86_64.image.load_kernel(config.kernel_path, layout, unpack=unpack)
@@ -39,7 +41,7 @@ def anyvisor_load_kernel(config: MachineConfig, facts: HostFacts, layout: Layout
 
 @hookimpl(trylast=True)
 def anyvisor_gdt() -> Gdt:
-    """Flat 64-bit segments at the selectors of the Linux boot protocol."""
+    """Flat segments at the selectors of the Linux boot protocol."""
     return x86_64.gdt.BOOT_GDT
 
 

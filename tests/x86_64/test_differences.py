@@ -168,7 +168,7 @@ def test_the_zero_page_is_told_by_field_and_the_command_line_in_full(plan):
     found = plan().diff(plan({"memory": "128M", "command_line": "quiet"}))
     assert about(found, "zero page")[0][1:] == ("e820 0x100000 to 0x3ffffff -> 0x7ffffff",)
     assert about(found, "command line")[-1][1:] == (
-        "text 'console=ttyS0 reboot=k panic=-1 acpi=off pci=off' -> 'quiet'",
+        "text 'console=ttyS0 panic=-1 pci=off' -> 'quiet'",
     )
 
 

@@ -8,11 +8,13 @@ registers; the others keep their reset state and wait for the kernel's INIT and 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import attrs
 
 from anyvisor.assemble import Steps, check_ram
 from anyvisor.config import MachineConfig
+from anyvisor.errors import ConfigError
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.plan import Blob, BootPlan, DeviceSpec, FirmwareTables, Kernel, VcpuPlan
 from anyvisor.states import Change, VcpuState, VmState
@@ -38,14 +40,16 @@ def assemble(config: MachineConfig, facts: HostFacts, steps: Steps) -> BootPlan:
 
     layout = steps.one("anyvisor_memory_layout", Layout, **inputs)
     check_ram(layout.ram, facts)
-    kernel = steps.one("anyvisor_load_kernel", Kernel, layout=layout, **inputs)
+    kernel = _load_kernel(config, steps, {"layout": layout, **inputs})
     devices = steps.all("anyvisor_devices", DeviceSpec, **inputs)
-    gdt = steps.one("anyvisor_gdt", Gdt, config=config, layout=layout)
-    page_tables = steps.one("anyvisor_page_tables", PageTables, layout=layout, **inputs)
-    has_apics = facts.supported_state(Cpuid).has(Feature.APIC)
-    mptable = steps.maybe("anyvisor_mptable", FirmwareTables, config=config, layout=layout) if has_apics else None
-    acpi = steps.maybe("anyvisor_acpi", FirmwareTables, layout=layout, devices=devices, **inputs)
-    initrd = place_initrd(config.initrd, layout, kernel, page_tables.region) if config.initrd else None
+    gdt = steps.one("anyvisor_gdt", Gdt, config=config, layout=layout, kernel=kernel)
+    page_tables = None
+    if kernel.mode == "long":
+        page_tables = steps.one("anyvisor_page_tables", PageTables, layout=layout, kernel=kernel, **inputs)
+    firmware = _firmware_tables(config, facts, steps, layout, devices)
+    taken = [page_tables.region] if page_tables else []
+    initrd = place_initrd(config.initrd, layout, kernel, *taken) if config.initrd else None
+    acpi = firmware.get("anyvisor_acpi")
     params = {"layout": layout, "kernel": kernel, "initrd": initrd, "acpi": acpi, **inputs}
     boot_params = steps.some("anyvisor_boot_params", Blob, **params)
 
@@ -56,9 +60,8 @@ def assemble(config: MachineConfig, facts: HostFacts, steps: Steps) -> BootPlan:
             Blob("GDT", layout.gdt, gdt.to_bytes()),
             Blob("IDT", layout.idt, bytes(IDT_BYTES)),
         ),
-        *_by(steps.provider("anyvisor_page_tables"), page_tables.blob()),
-        *_by(steps.provider("anyvisor_mptable"), *(mptable.blobs if mptable else ())),
-        *_by(steps.provider("anyvisor_acpi"), *(acpi.blobs if acpi else ())),
+        *_by(steps.provider("anyvisor_page_tables"), *([page_tables.blob()] if page_tables else [])),
+        *(each for hook, tables in firmware.items() for each in _by(steps.provider(hook), *tables.blobs)),
         *_by(steps.provider("anyvisor_boot_params"), *boot_params),
         *_by(steps.provider("anyvisor_load_kernel"), *kernel.blobs, *([initrd] if initrd else [])),
     ]
@@ -76,13 +79,41 @@ def assemble(config: MachineConfig, facts: HostFacts, steps: Steps) -> BootPlan:
     )
 
 
+def _load_kernel(config: MachineConfig, steps: Steps, inputs: dict[str, Any]) -> Kernel:
+    """The kernel, by the protocol that was asked for or that its image speaks."""
+    if config.protocol is None:
+        return steps.one("anyvisor_load_kernel", Kernel, **inputs)
+    kernel = steps.maybe("anyvisor_load_kernel", Kernel, **inputs)
+    if kernel is None:
+        raise ConfigError(
+            f"protocol: no plugin boots a kernel by {config.protocol!r}; "
+            "anyvisor's own are linux64, linux32, pvh, multiboot and raw"
+        )
+    return kernel
+
+
+def _firmware_tables(
+    config: MachineConfig, facts: HostFacts, steps: Steps, layout: Layout, devices: tuple[DeviceSpec, ...]
+) -> dict[str, FirmwareTables]:
+    """The tables that the configuration wants of firmware, by the hook that makes them."""
+    inputs: dict[str, Any] = {"config": config, "layout": layout}
+    found: dict[str, FirmwareTables | None] = {}
+    if config.wants_mptable and facts.supported_state(Cpuid).has(Feature.APIC):
+        found["anyvisor_mptable"] = steps.maybe("anyvisor_mptable", FirmwareTables, **inputs)
+    if config.wants_acpi:
+        found["anyvisor_acpi"] = steps.maybe("anyvisor_acpi", FirmwareTables, facts=facts, devices=devices, **inputs)
+    if config.wants_smbios:
+        found["anyvisor_smbios"] = steps.maybe("anyvisor_smbios", FirmwareTables, facts=facts, **inputs)
+    return {hook: tables for hook, tables in found.items() if tables}
+
+
 def _interrupt_chips(facts: HostFacts) -> tuple[VmState, ...]:
     """The chips that the hypervisor has for us, as far as it has them; vCPUs come after them."""
     chips: list[tuple[Capability, VmState]] = [(Capability.IRQCHIP, Irqchip()), (Capability.PIT, Pit())]
     return tuple(chip for capability, chip in chips if facts.has(capability))
 
 
-def _vcpu(index: int, config: MachineConfig, facts: HostFacts, steps: Steps, registers: dict[str, object]) -> VcpuPlan:
+def _vcpu(index: int, config: MachineConfig, facts: HostFacts, steps: Steps, registers: dict[str, Any]) -> VcpuPlan:
     """One vCPU's states, CPUID first: which MSRs and control bits exist depends on it."""
     states: list[VcpuState | Change] = [
         steps.one("anyvisor_cpuid", Cpuid, config=config, facts=facts, vcpu=index),

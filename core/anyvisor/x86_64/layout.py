@@ -2,8 +2,10 @@
 
 Some facts about the first megabyte. It is laid out as a PC's firmware leaves it: the BIOS data area at 0x400 says how
 much base memory there is, the extended BIOS data area (EBDA) takes the last KiB below 0xA0000, and from there to 1 MiB
-there is no usable RAM. Linux looks for the MP floating pointer in the EBDA's first KiB, so it lies there; the
-table it points to can be up to 5.4 KB long (254 vCPUs) and lies just below, never over 0xA0000.
+there is no usable RAM. A BIOS has its ROM there, and an OS looks in it for the ACPI RSDP (from 0xE0000) and the SMBIOS
+entry point (from 0xF0000), at every 16 bytes; so those lie there, with the tables they lead to. Linux looks for the MP
+floating pointer in the EBDA's first KiB, so it lies there; the table it points to can be up to 5.4 KB long (254 vCPUs)
+and lies just below, never over 0xA0000.
 
 From 3 GiB to 4 GiB is the MMIO gap: the I/O APIC at 0xFEC00000, the local APICs at 0xFEE00000, and room for devices.
 RAM beyond 3 GiB goes on at 4 GiB.
@@ -20,6 +22,7 @@ from anyvisor.plan import Blob
 
 GDT = 0x500
 IDT = 0x5F8
+BOOT_INFO = 0x6000
 ZERO_PAGE = 0x7000
 STACK_TOP = 0x8FF0
 PAGE_TABLES = 0x9000
@@ -29,6 +32,9 @@ COMMAND_LINE_BYTES = 0x10000
 MP_TABLE = 0x9E000
 EBDA = 0x9FC00
 LOW_RAM_END = 0xA0000
+ACPI = 0xA0000
+RSDP = 0xE0000
+SMBIOS = 0xF0000
 HIGH_RAM = 1 * MIB
 MMIO_GAP = Region(3 * GIB, 1 * GIB, "MMIO gap")
 BDA_EBDA_SEGMENT = 0x40E
@@ -38,6 +44,9 @@ BDA_BASE_MEMORY_KIB = 0x413
 
 _PAGE_TABLES = Region(PAGE_TABLES, PAGE_TABLES_END - PAGE_TABLES, "page tables")
 _COMMAND_LINE = Region(COMMAND_LINE, COMMAND_LINE_BYTES, "command line")
+_BOOT_INFO = Region(BOOT_INFO, ZERO_PAGE - BOOT_INFO, "boot information")
+_ACPI = Region(ACPI, RSDP - ACPI, "ACPI tables")
+_SMBIOS = Region(SMBIOS, HIGH_RAM - SMBIOS, "SMBIOS tables")
 _MP_TABLE = Region(MP_TABLE, EBDA - MP_TABLE, "MP table")
 _EBDA = Region(EBDA, 1 * KIB, "EBDA")
 _RESERVED = (
@@ -61,6 +70,13 @@ class Layout:
     command_line: Region = _COMMAND_LINE
     mptable: Region = _MP_TABLE
     ebda: Region = _EBDA
+    boot_info: Region = _BOOT_INFO
+    """What a boot protocol other than Linux's own hands the kernel: PVH's start info, multiboot's information."""
+    acpi: Region = _ACPI
+    """The ACPI tables, all but the RSDP that leads to them."""
+    rsdp: int = RSDP
+    smbios: Region = _SMBIOS
+    """The SMBIOS entry point, and behind it the tables."""
     kernel: int = HIGH_RAM
     """The lowest address at which a kernel may be placed."""
     reserved: tuple[Region, ...] = _RESERVED

@@ -1,0 +1,78 @@
+"""A machine's configuration as TOML: the names and shapes of `MachineConfig`, paths relative to the file.
+
+>>> from pathlib import Path
+>>> from tempfile import TemporaryDirectory
+>>> with TemporaryDirectory() as folder:
+...     written = Path(folder, "machine.toml").write_text('vcpus = 2\\n[topology]\\nthreads = 2\\n')
+...     config = read_config(Path(folder, "machine.toml"))
+>>> str(config.topology)
+'1 sockets x 1 cores x 2 threads'
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+import uuid
+from pathlib import Path
+from typing import Any, Literal, get_origin
+
+import cattrs
+
+from anyvisor.codec import problems
+from anyvisor.config import MachineConfig
+from anyvisor.errors import ConfigError
+
+
+def read_config(file: Path) -> MachineConfig:
+    """The configuration in a file; ConfigError says what is wrong where."""
+    try:
+        if not file.is_file() and file.exists():
+            raise ConfigError(f"cannot read the configuration {file}: it is no regular file")
+        data = tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from error
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from error
+    try:
+        return _converter(file.parent).structure(_with_paths(data, file.parent), MachineConfig)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    except cattrs.BaseValidationError as error:
+        raise ConfigError(f"{file}: {'; '.join(problems(error))}") from error
+
+
+def is_template(cpu: str) -> bool:
+    """Whether a CPU model is named by the path of its template."""
+    return cpu.endswith(".toml") or os.sep in cpu
+
+
+def _with_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    cpu = data.get("cpu")
+    return {**data, "cpu": str(folder / cpu)} if isinstance(cpu, str) and is_template(cpu) else data
+
+
+def _converter(folder: Path) -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_structure_hook(Path | None, lambda text, _: folder / _text(text))
+    converter.register_structure_hook(uuid.UUID | None, lambda text, _: _text(text))
+    converter.register_structure_hook(str, lambda text, _: _text(text))
+    converter.register_structure_hook(bool, lambda value, _: _exactly(value, bool, "true or false"))
+    converter.register_structure_hook(
+        int, lambda value, _: value if isinstance(value, str) else _exactly(value, int, "a whole number")
+    )
+    converter.register_structure_hook_func(lambda kind: kind == tuple[int, ...], lambda value, _: value)
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) == Literal, lambda word, _: _text(word))
+    return converter
+
+
+def _text(value: Any) -> str:
+    return str(_exactly(value, str, "text in quotes"))
+
+
+def _exactly(value: Any, kind: type, words: str) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} is not {words}")
+    return value
