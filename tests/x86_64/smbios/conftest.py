@@ -1,0 +1,6 @@
+"""The tests of SMBIOS use the processors that the tests around them have."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
