@@ -7,8 +7,11 @@ from pathlib import Path
 import debian
 import pytest
 from availability import available
+from conversation import INIT
 from inner_results import InnerTest
 from run import InnerRun
+
+from anyvisor.initramfs import busybox_initramfs
 
 INNER_RESULTS = pytest.StashKey[list[tuple[str, list[InnerTest]]]]()
 
@@ -49,3 +52,17 @@ def cloud_kernel() -> debian.DebianKernel:
 def busybox() -> Path:
     """A statically linked BusyBox."""
     return available(debian.busybox)
+
+
+@pytest.fixture(scope="session")
+def xen() -> Path:
+    """Debian's Xen hypervisor."""
+    return available(debian.xen)
+
+
+@pytest.fixture(scope="session")
+def shell_initrd(busybox, tmp_path_factory) -> Path:
+    """An initramfs that ends in a shell on the console; see `conversation`."""
+    path = tmp_path_factory.mktemp("initrd") / "initrd.cpio"
+    busybox_initramfs(busybox, INIT).write(path)
+    return path

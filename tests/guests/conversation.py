@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 
 from anyvisor.machine import Machine
 
@@ -71,15 +72,26 @@ def part(machine: Machine) -> None:
     assert machine.wait(60).reason == "reset"
 
 
-def converse(machine: Machine, version: str, vcpus: int = 1) -> bytes:
-    """Wait for userspace, type, read the kernel's log, and reboot; returns the log."""
+def switch_off(machine: Machine) -> None:
+    """Power off, which ends the machine through ACPI."""
+    machine.console.write("poweroff -f\n")
+    assert machine.wait(60).reason == "shutdown"
+
+
+def ask(machine: Machine, command: str) -> str:
+    """What a command of the guest's shell prints."""
+    machine.console.write(f"echo ANSWER $((1 + 1)); {command}; echo END OF ANSWER $((1 + 1))\n")
+    found = machine.console.expect(re.compile(r"\nANSWER 2\r?\n(.*?)END OF ANSWER 2", re.DOTALL), timeout=120)
+    return str(found[1]).replace("\r", "")
+
+
+def converse(machine: Machine, version: str, vcpus: int = 1, leave: Callable[[Machine], None] = part) -> bytes:
+    """Wait for userspace, type, read the kernel's log, and leave, by a reboot if nothing else is said; the log."""
     stage = greet(machine, version, vcpus)
-    machine.console.write("dmesg; echo END OF LOG $((1 + 1))\n")
-    machine.console.expect("END OF LOG 2", timeout=120)
-    log = machine.console.text.encode()
+    log = ask(machine, "dmesg -r").encode()
     stage(f"log of {len(log)} bytes")
-    part(machine)
-    stage("reset")
+    leave(machine)
+    stage("end")
     print(stage)
     return log
 

@@ -2,7 +2,8 @@
 
 What the firmware of a PC would do, a plan does beforehand: it lays out memory, loads the kernel, builds the tables
 the kernel expects, and gives each vCPU the registers that the boot protocol asks for. Only the boot processor gets
-registers; the others keep their reset state and wait for the kernel's INIT and SIPI.
+registers; the others keep their reset state and wait for the kernel's INIT and SIPI. Only where APIC ids need more
+than eight bits do all of them get one thing more, x2APIC mode (`anyvisor.x86_64.x2apic`).
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from anyvisor.x86_64.layout import Layout, bios_data
 from anyvisor.x86_64.msrs import Msrs
 from anyvisor.x86_64.paging import PageTables
 from anyvisor.x86_64.registers import IDT_BYTES
+from anyvisor.x86_64.reset_vector import reset_vector
 from anyvisor.x86_64.state import Regs, Sregs
-from anyvisor.x86_64.topology import apic_id
+from anyvisor.x86_64.topology import apic_id, needs_x2apic
+from anyvisor.x86_64.x2apic import check_cpuid, check_ids, in_x2apic_mode
 
 REGISTER_STATES = (Regs, Sregs)
 """What to show of a vCPU that died."""
@@ -37,13 +40,16 @@ REGISTER_STATES = (Regs, Sregs)
 def assemble(config: MachineConfig, facts: HostFacts, steps: Steps) -> BootPlan:
     """The boot plan of an x86_64 machine; called by `anyvisor.assemble`."""
     inputs = {"config": config, "facts": facts}
+    check_ids(config.topology, facts)
 
     layout = steps.one("anyvisor_memory_layout", Layout, **inputs)
     check_ram(layout.ram, facts)
     kernel = _load_kernel(config, steps, {"layout": layout, **inputs})
+    _check_mode(kernel, facts)
     devices = steps.all("anyvisor_devices", DeviceSpec, **inputs)
-    gdt = steps.one("anyvisor_gdt", Gdt, config=config, layout=layout, kernel=kernel)
-    page_tables = None
+    gdt = page_tables = None
+    if kernel.mode != "real":
+        gdt = steps.one("anyvisor_gdt", Gdt, config=config, layout=layout, kernel=kernel)
     if kernel.mode == "long":
         page_tables = steps.one("anyvisor_page_tables", PageTables, layout=layout, kernel=kernel, **inputs)
     firmware = _firmware_tables(config, facts, steps, layout, devices)
@@ -54,12 +60,8 @@ def assemble(config: MachineConfig, facts: HostFacts, steps: Steps) -> BootPlan:
     boot_params = steps.some("anyvisor_boot_params", Blob, **params)
 
     blobs = [
-        *_by(steps.provider("anyvisor_memory_layout"), *bios_data(layout)),
-        *_by(
-            steps.provider("anyvisor_gdt"),
-            Blob("GDT", layout.gdt, gdt.to_bytes()),
-            Blob("IDT", layout.idt, bytes(IDT_BYTES)),
-        ),
+        *_by(steps.provider("anyvisor_memory_layout"), *bios_data(layout), *reset_vector(layout, devices)),
+        *_by(steps.provider("anyvisor_gdt"), *_descriptor_tables(layout, gdt)),
         *_by(steps.provider("anyvisor_page_tables"), *([page_tables.blob()] if page_tables else [])),
         *(each for hook, tables in firmware.items() for each in _by(steps.provider(hook), *tables.blobs)),
         *_by(steps.provider("anyvisor_boot_params"), *boot_params),
@@ -92,6 +94,21 @@ def _load_kernel(config: MachineConfig, steps: Steps, inputs: dict[str, Any]) ->
     return kernel
 
 
+def _check_mode(kernel: Kernel, facts: HostFacts) -> None:
+    """ConfigError when the host executes guest code, but not in the mode that the kernel starts in."""
+    if facts.modes and kernel.mode not in facts.modes:
+        have = ", ".join(facts.modes)
+        words = f"{kernel.protocol} starts a kernel in {kernel.mode} mode, and the {facts.backend} backend has {have}"
+        raise ConfigError(f"protocol: {words}; choose another protocol, or another backend")
+
+
+def _descriptor_tables(layout: Layout, gdt: Gdt | None) -> tuple[Blob, ...]:
+    """The GDT and an empty IDT; none in real mode, which does without."""
+    if gdt is None:
+        return ()
+    return (Blob("GDT", layout.gdt, gdt.to_bytes()), Blob("IDT", layout.idt, bytes(IDT_BYTES)))
+
+
 def _firmware_tables(
     config: MachineConfig, facts: HostFacts, steps: Steps, layout: Layout, devices: tuple[DeviceSpec, ...]
 ) -> dict[str, FirmwareTables]:
@@ -115,10 +132,13 @@ def _interrupt_chips(facts: HostFacts) -> tuple[VmState, ...]:
 
 def _vcpu(index: int, config: MachineConfig, facts: HostFacts, steps: Steps, registers: dict[str, Any]) -> VcpuPlan:
     """One vCPU's states, CPUID first: which MSRs and control bits exist depends on it."""
-    states: list[VcpuState | Change] = [
-        steps.one("anyvisor_cpuid", Cpuid, config=config, facts=facts, vcpu=index),
-        *steps.some("anyvisor_registers", (VcpuState, Change), vcpu=index, **registers),
-    ]
+    cpuid = steps.one("anyvisor_cpuid", Cpuid, config=config, facts=facts, vcpu=index)
+    check_cpuid(config.topology, cpuid)
+    check_ram(registers["layout"].ram, facts, cpuid.physical_address_bits)
+    given = steps.some("anyvisor_registers", (VcpuState, Change), vcpu=index, **registers)
+    if needs_x2apic(config.topology):
+        given = in_x2apic_mode(given, boot_processor=index == 0)
+    states: list[VcpuState | Change] = [cpuid, *given]
     if facts.has(Capability.IRQCHIP):
         states.append(steps.one("anyvisor_lapic", Change, config=config, vcpu=index))
     states.append(steps.one("anyvisor_msrs", Msrs, config=config, facts=facts, vcpu=index))

@@ -35,6 +35,7 @@ LOW_RAM_END = 0xA0000
 ACPI = 0xA0000
 RSDP = 0xE0000
 SMBIOS = 0xF0000
+RESET_VECTOR = 0xFFFF0
 HIGH_RAM = 1 * MIB
 MMIO_GAP = Region(3 * GIB, 1 * GIB, "MMIO gap")
 BDA_EBDA_SEGMENT = 0x40E
@@ -46,7 +47,7 @@ _PAGE_TABLES = Region(PAGE_TABLES, PAGE_TABLES_END - PAGE_TABLES, "page tables")
 _COMMAND_LINE = Region(COMMAND_LINE, COMMAND_LINE_BYTES, "command line")
 _BOOT_INFO = Region(BOOT_INFO, ZERO_PAGE - BOOT_INFO, "boot information")
 _ACPI = Region(ACPI, RSDP - ACPI, "ACPI tables")
-_SMBIOS = Region(SMBIOS, HIGH_RAM - SMBIOS, "SMBIOS tables")
+_SMBIOS = Region(SMBIOS, RESET_VECTOR - SMBIOS, "SMBIOS tables")
 _MP_TABLE = Region(MP_TABLE, EBDA - MP_TABLE, "MP table")
 _EBDA = Region(EBDA, 1 * KIB, "EBDA")
 _RESERVED = (
@@ -77,6 +78,8 @@ class Layout:
     rsdp: int = RSDP
     smbios: Region = _SMBIOS
     """The SMBIOS entry point, and behind it the tables."""
+    reset_vector: int = RESET_VECTOR
+    """Where a BIOS is entered, and some kernels jump to reset the machine: F000:FFF0."""
     kernel: int = HIGH_RAM
     """The lowest address at which a kernel may be placed."""
     reserved: tuple[Region, ...] = _RESERVED
