@@ -13,15 +13,17 @@ if TYPE_CHECKING:
 
 
 @hookimpl
-def anyvisor_devices(config: MachineConfig, facts: HostFacts) -> tuple[DeviceSpec, ...]:  # noqa: ARG001
+def anyvisor_devices(config: MachineConfig, facts: HostFacts) -> tuple[DeviceSpec, ...]:
     """A serial port, keyboard controller, clock, empty PCI bus and debug ports; on x86_64 only.
 
     Before them, so that they see every line from the start, the interrupt controllers and the timer, where the
-    hypervisor has none.
+    hypervisor has none. After them the power-management device, where there are ACPI tables to tell of it.
     """
-    from anyvisor_pc.specs import PC_DEVICES, chips_wanted  # noqa: PLC0415 - entry modules stay light
+    from anyvisor_pc.specs import PC_DEVICES, chips_wanted, power_wanted  # noqa: PLC0415 - entry modules stay light
 
-    return (*chips_wanted(facts), *PC_DEVICES) if facts.architecture == "x86_64" else ()
+    if facts.architecture != "x86_64":
+        return ()
+    return (*chips_wanted(facts), *PC_DEVICES, *power_wanted(config))
 
 
 @hookimpl
@@ -36,4 +38,5 @@ def anyvisor_device_factories() -> dict[str, str]:
         "pic": "anyvisor_pc.pic:open_pic",
         "apic": "anyvisor_pc.apic:open_apic",
         "pit": "anyvisor_pc.pit:open_pit",
+        "acpi-pm": "anyvisor_pc.acpi_pm:open_acpi_pm",
     }

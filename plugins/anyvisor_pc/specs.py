@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import attrs
+
+from anyvisor.config import MachineConfig
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.memory import Region
 from anyvisor.plan import DeviceSpec
@@ -20,6 +23,7 @@ PC_DEVICES = (SERIAL, I8042, RTC, PCI, DEBUG)
 PIC = DeviceSpec("pic", "pic", ports=(Region(0x20, 2), Region(0xA0, 2), Region(0x4D0, 2)))
 APIC = DeviceSpec("apic", "apic", mmio=(Region(0xFEC00000, 0x1000), Region(0xFEE00000, 0x1000)))
 PIT = DeviceSpec("pit", "pit", ports=(Region(0x40, 4), Region(0x61, 1)), gsi=0)
+ACPI_PM = DeviceSpec("acpi-pm", "acpi-pm", ports=(Region(0x600, 0x20),), gsi=9, settings={"reduced": False})
 
 
 def chips_wanted(facts: HostFacts) -> tuple[DeviceSpec, ...]:
@@ -32,3 +36,8 @@ def chips_wanted(facts: HostFacts) -> tuple[DeviceSpec, ...]:
     if not facts.has(Capability.PIT):
         chips.append(PIT)
     return tuple(chips)
+
+
+def power_wanted(config: MachineConfig) -> tuple[DeviceSpec, ...]:
+    """The power-management device, in the machine's profile; none for a machine without ACPI tables."""
+    return (attrs.evolve(ACPI_PM, settings={"reduced": config.reduced_hardware}),) if config.wants_acpi else ()
