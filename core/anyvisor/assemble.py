@@ -36,14 +36,15 @@ def assemble(config: MachineConfig, facts: HostFacts, plugins: Plugins | None = 
     return plan
 
 
-def check_ram(ram: Iterable[Region], facts: HostFacts) -> None:
-    """ConfigError when some RAM lies where the host's processor has no addresses."""
-    limit = 1 << facts.physical_address_bits
+def check_ram(ram: Iterable[Region], facts: HostFacts, guest_address_bits: int = 64) -> None:
+    """ConfigError when some RAM lies where the host's processor, or the one that the guest sees, has no addresses."""
+    bits = min(facts.physical_address_bits, guest_address_bits)
+    whose = "guest's" if bits < facts.physical_address_bits else f"{facts.backend} backend's"
     for region in ram:
-        if region.end > limit:
+        if region.end > 1 << bits:
             raise ConfigError(
-                f"memory: {region} ends beyond the {facts.physical_address_bits} address bits of the {facts.backend} "
-                f"backend's processor ({format_size(limit)}); give the machine less"
+                f"memory: {region} ends beyond the {bits} address bits of the {whose} "
+                f"processor ({format_size(1 << bits)}); give the machine less"
             )
 
 

@@ -39,9 +39,11 @@ def _common(first: HostFacts, second: HostFacts) -> HostFacts:
         supported=_common_states(first, second),
         max_vcpus=min(first.max_vcpus, second.max_vcpus),
         recommended_vcpus=min(first.recommended_vcpus, second.recommended_vcpus),
+        hardware_id_limit=min(first.hardware_id_limit, second.hardware_id_limit),
         max_memory_slots=min(first.max_memory_slots, second.max_memory_slots),
         physical_address_bits=min(first.physical_address_bits, second.physical_address_bits),
         tsc_khz=first.tsc_khz if same_tsc else 0,
+        guest_tsc_khz=first.guest_tsc_khz if first.guest_tsc_khz == second.guest_tsc_khz else 0,
         notes=tuple(dict.fromkeys(first.notes + second.notes)),
     )
 
