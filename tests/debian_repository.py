@@ -49,21 +49,30 @@ class Repository:
         ]
         self.config.write_text("\n".join([*lines, *more, ""]))
 
-    def add(self, name: str, files: dict[str, bytes], *, version: str = "1.0", depends: str = "") -> Path:
+    def add(
+        self,
+        name: str,
+        files: dict[str, bytes],
+        *,
+        version: str = "1.0",
+        depends: str = "",
+        architecture: str = "amd64",
+    ) -> Path:
         """Build a package with these files and list it."""
         tree = self.state / "build" / name
         for path, content in files.items():
             (tree / path).parent.mkdir(parents=True, exist_ok=True)
             (tree / path).write_bytes(content)
-        control = f"Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: A Test <test@example.org>\n"
+        control = f"Package: {name}\nVersion: {version}\nArchitecture: {architecture}\n"
+        control += "Maintainer: A Test <test@example.org>\n"
         control += f"Depends: {depends}\n" if depends else ""
         control += "Description: made for a test\n"
         (tree / "DEBIAN").mkdir(parents=True)
         (tree / "DEBIAN" / "control").write_text(control)
-        deb = self.packages / f"{name}_{version}_amd64.deb"
+        deb = self.packages / f"{name}_{version}_{architecture}.deb"
         subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, deb], check=True, capture_output=True)
         shutil.rmtree(tree)
-        self.list(name, control, deb)
+        self.list(name if architecture == "amd64" else f"{name}:{architecture}", control, deb)
         return deb
 
     def list(self, name: str, control: str, deb: Path) -> None:

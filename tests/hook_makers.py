@@ -69,7 +69,7 @@ def mine(hook):
 
 @pytest.fixture
 def config(tmp_path):
-    return MachineConfig(kernel=tiny_elf(tmp_path / "vmlinux", code=b"\xf4"), vcpus=2)
+    return MachineConfig(kernel=tiny_elf(tmp_path / "vmlinux", code=b"\xf4"), vcpus=2, tables="both")
 
 
 @pytest.fixture

@@ -111,11 +111,11 @@ def test_any_amount_of_ram_is_planned_and_mapped(kernel, memory):
 
 @pytest.mark.parametrize("vcpus", [1, 2, 37, 38, 254])
 def test_the_mp_table_names_every_vcpu_and_never_reaches_the_rom_area(kernel, vcpus):
-    plan = assemble(MachineConfig(kernel=kernel, vcpus=vcpus), FACTS)
+    plan = assemble(MachineConfig(kernel=kernel, vcpus=vcpus, tables="mptable"), FACTS)
     table = MpTable.from_memory(plan.read, find_pointer(plan.read))
     assert len(table.processors) == vcpus
-    for blob in plan.blobs:
-        assert blob.region.end <= 0xA0000 or blob.guest_address >= 0x100000
+    for name in ("mp table", "mp pointer"):
+        assert plan.blob(name).region.end <= 0xA0000
 
 
 def test_a_step_is_replaced_by_a_plugin_and_credited_to_it(kernel):
@@ -147,7 +147,8 @@ def test_a_wrapper_may_drop_a_step_that_is_optional(kernel):
     def anyvisor_mptable():
         yield
 
-    plan = assemble(MachineConfig(kernel=kernel), FACTS, with_plugin(anyvisor_mptable=anyvisor_mptable))
+    config = MachineConfig(kernel=kernel, tables="both")
+    plan = assemble(config, FACTS, with_plugin(anyvisor_mptable=anyvisor_mptable))
     assert find_pointer(plan.read) is None
 
 
@@ -213,7 +214,7 @@ def test_interrupt_chips_are_made_as_far_as_the_host_has_them(kernel):
 
 def test_cpuid_the_mp_table_and_the_apics_agree_on_apic_ids(kernel):
     topology = Topology(sockets=2, cores=3, threads=1)
-    plan = assemble(MachineConfig(kernel=kernel, vcpus=6, topology=topology), FACTS)
+    plan = assemble(MachineConfig(kernel=kernel, vcpus=6, topology=topology, tables="both"), FACTS)
     table = MpTable.from_memory(plan.read, find_pointer(plan.read))
     ids = [vcpu.hardware_id for vcpu in plan.vcpus]
     assert ids == [0, 1, 2, 4, 5, 6]

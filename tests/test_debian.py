@@ -86,6 +86,19 @@ def test_of_several_names_the_first_that_there_is_counts(repository, packages):
     assert entries(packages.directory)[-1] == "linux-image-virtual"
 
 
+def test_a_package_of_another_architecture_is_fetched_by_its_full_name(repository, cache, told):
+    repository.add("tool", {"usr/bin/tool": b"64 bits"})
+    repository.add("tool", {"usr/bin/tool": b"32 bits"}, architecture="i386")
+    repository.add("linux-image-old", {}, depends="linux-image-6.1.0-9-old", architecture="i386")
+    repository.add("linux-image-6.1.0-9-old", KERNEL, architecture="i386")
+    repository.update()
+    with Packages(cache, told.append, architectures=["i386"]) as packages:
+        found = [packages.files(name) / "usr/bin/tool" for name in ("tool", "tool:i386")]
+        assert [path.read_bytes() for path in found] == [b"64 bits", b"32 bits"]
+        assert packages.files("linux-image-old:i386").name == "linux-image-6.1.0-9-old_1.0_i386"
+    assert entries(cache)[-3:] == ["tool:i386", "tool_1.0_amd64", "tool_1.0_i386"]
+
+
 def test_where_apt_knows_no_packages_it_gets_lists_of_our_own_for_a_moment(repository, packages, cache, told):
     repository.add("tool", {"usr/bin/tool": b""})
     repository.add("other", {"usr/bin/other": b""})

@@ -68,10 +68,10 @@ def open_counter(spec, context):
 
 def test_anyvisor_device_factories_build_the_devices_of_a_plan(mine, config):
     plugins = load_plugins([mine.replacing(lambda: {"counter": "test_hooks:open_counter"})], installed=False)
-    spec = DeviceSpec("counter", "counter0", ports=(Region(0x600, 1),), settings={"first": 40})
+    spec = DeviceSpec("counter", "counter0", ports=(Region(0x700, 1),), settings={"first": 40})
     plan = assemble(config, FACTS, plugins)
     with launch(attrs.evolve(plan, devices=(*plan.devices, spec)), MockHypervisor(FACTS), plugins) as machine:
-        assert [machine.bus.read_port(0x600, 1) for _ in range(2)] == [41, 42]
+        assert [machine.bus.read_port(0x700, 1) for _ in range(2)] == [41, 42]
 
 
 @click.command()
@@ -161,7 +161,7 @@ def test_every_step_of_a_plan_says_who_provided_it(config):
     plan = assemble(config, FACTS, load_plugins(installed=False))
     steps = {step.hook: step.provided_by for step in plan.steps}
     assert all(provider in ("linux", "pc") for provider in steps.values())
-    asked = {"anyvisor_acpi", "anyvisor_plan_ready", *steps}
+    asked = {"anyvisor_plan_ready", *steps}
     machine = {"anyvisor_machine_started", "anyvisor_machine_stopped"}
     assert asked | machine | {"anyvisor_gic", "anyvisor_fdt"} | set(NAMES) == set(hook_names())
 
@@ -170,5 +170,5 @@ def test_an_implementation_that_returns_none_leaves_the_step_to_the_next(config,
     made = [maker(hook) for hook in hook_names() if hook not in (*NAMES, "anyvisor_devices")]
     declines = [each.replacing(lambda: None, f"No_{each.hook}") for each in made]
     plan = assemble(config, FACTS, load_plugins(declines, installed=False))
-    assert sum(sum(each.calls.values()) for each in made) == 7 + 2 * 4 + 1
+    assert sum(sum(each.calls.values()) for each in made) == 8 + 2 * 4 + 1
     assert plan == assemble(config, FACTS, load_plugins(installed=False))

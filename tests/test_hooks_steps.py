@@ -19,6 +19,8 @@ from anyvisor.x86_64.layout import Layout
 from anyvisor.x86_64.mptable import MpTable, find_pointer
 from anyvisor.x86_64.msrs import Msr, Msrs
 from anyvisor.x86_64.paging import PageTables, walk_memory
+from anyvisor.x86_64.smbios.entry_point import find_entry
+from anyvisor.x86_64.smbios.tables import SmbiosTables
 from anyvisor.x86_64.state import Regs, Sregs
 
 pytest_plugins = ["hook_makers"]
@@ -51,7 +53,7 @@ def test_anyvisor_load_kernel_says_where_the_first_instruction_is(mine, planned)
 
 
 def test_anyvisor_devices_are_joined_and_a_wrapper_may_drop_some(mine, planned):
-    spec = DeviceSpec("counter", "counter0", ports=(Region(0x600, 1),))
+    spec = DeviceSpec("counter", "counter0", ports=(Region(0x700, 1),))
     plan = planned(mine.replacing(lambda: (spec,)), by="pc,Mine")
     assert plan.devices[-1] == spec and "serial0" in [device.name for device in plan.devices]
 
@@ -103,11 +105,27 @@ def test_anyvisor_acpi_is_in_memory_and_the_kernel_is_told(mine, planned, config
     def told(plan):
         return BootParams.from_bytes(plan.read(plan.vcpus[0].state(Regs).rsi, 4096)).acpi_rsdp_addr
 
-    assert told(assemble(config, FACTS, load_plugins(installed=False))) == 0
+    assert told(assemble(config.replace(tables="none"), FACTS, load_plugins(installed=False))) == 0
+    assert told(assemble(config, FACTS, load_plugins(installed=False))) == 0xE0000
     plan = planned(mine.replacing(acpi), by="Mine")
     assert told(plan) == 0x90000 and plan.read(0x90000, 8) == b"RSD PTR " and plan.blob("RSDP").provided_by == "Mine"
     both = planned(mine.replacing(acpi), mine.adjusting(moved), by="Mine+Adjuster")
     assert told(both) == 0x88000 and both.read(0x88000, 8) == b"RSD PTR " and both.read(0x90000, 8) == bytes(8)
+
+
+def test_anyvisor_smbios_is_what_the_kernel_finds(mine, planned):
+    def found(plan):
+        entry = find_entry(plan.read)
+        return entry and SmbiosTables.from_memory(plan.read, entry)
+
+    def own(layout):
+        return usual.at(Region(0xF8000, layout.smbios.end - 0xF8000))
+
+    usual = found(planned(by="linux"))
+    assert "anyvisor machine" in usual.describe()
+    moved = planned(mine.replacing(own), by="Mine")
+    assert found(moved) == usual and find_entry(moved.read) == 0xF8000
+    assert find_entry(planned(mine.adjusting(lambda tables: None), by="linux+Adjuster").read) is None
 
 
 def test_anyvisor_boot_params_are_what_the_kernel_reads(mine, planned):

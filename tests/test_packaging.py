@@ -35,6 +35,12 @@ def test_every_package_folder_and_module_is_in_the_wheel(wheel):
     assert [name for name in modules if name not in names] == []
 
 
+def test_every_cpu_model_is_in_the_wheel(wheel):
+    models = [path.relative_to(ROOT / "core").as_posix() for path in (ROOT / "core").rglob("cpu_models/models/*.toml")]
+    assert len(models) > 20
+    assert [name for name in models if name not in wheel.namelist()] == []
+
+
 def test_every_package_is_typed_and_licensed(wheel):
     names = set(wheel.namelist())
     assert [name for name in TOP_PACKAGES if f"{name}/py.typed" not in names] == []

@@ -5,8 +5,10 @@ import warnings
 import pytest
 
 from anyvisor import hookimpl, hookspecs
+from anyvisor.config import MachineConfig
 from anyvisor.errors import ConfigError, PluginError
 from anyvisor.plugins import DEFAULTS, Plugins, PluginWarning, crediting, import_target, load_plugins
+from anyvisor.x86_64.generic import FACTS
 
 
 def install(folder, monkeypatch, name, code, entry=None):
@@ -141,7 +143,7 @@ def test_a_plugin_that_raises_is_named_and_anyvisors_own_errors_pass():
     with pytest.raises(PluginError, match="plugin bad failed in anyvisor_gdt: KeyError"):
         plugins.hook.anyvisor_gdt(config=None, layout=None)
     with pytest.raises(ConfigError, match="as it is"):
-        plugins.hook.anyvisor_msrs(config=None, facts=None, vcpu=0)
+        plugins.hook.anyvisor_msrs(config=MachineConfig(), facts=FACTS, vcpu=0)
 
 
 def test_a_plugin_registered_twice_is_reported():
@@ -185,7 +187,7 @@ def after():
 def test_a_wrapper_that_raises_is_named(wrapper):
     plugins = with_plugin(anyvisor_msrs=hookimpl(wrapper=True)(wrapper))
     with pytest.raises(PluginError, match=f"plugin Mine failed in anyvisor_msrs: ValueError: {wrapper.__name__}"):
-        plugins.hook.anyvisor_msrs(config=None, facts=None, vcpu=0)
+        plugins.hook.anyvisor_msrs(config=MachineConfig(), facts=FACTS, vcpu=0)
 
 
 def raises():

@@ -21,9 +21,9 @@ def test_hooks_are_told_in_call_order_with_who_is_asked_first():
     gdt = hooks["anyvisor_gdt"]
     found = [(each.plugin, each.wrapper) for each in gdt.implementations]
     assert found == [("Outer", True), ("Wrapper", True), ("Mine", False), ("linux", False), ("Last", False)]
-    assert (gdt.asked_first, gdt.kind, gdt.signature) == ("Mine", "replaces", "anyvisor_gdt(config, layout) -> Gdt")
+    assert (gdt.asked_first, gdt.kind, gdt.signature) == ("Mine", "replaces", "anyvisor_gdt(config, layout, kernel) -> Gdt")
     with crediting() as credits_:
-        assert plugins.hook.anyvisor_gdt(config=None, layout=None) == 2
+        assert plugins.hook.anyvisor_gdt(config=None, layout=None, kernel=None) == 2
     assert [each.plugin for each in credits_] == ["Mine", "Wrapper", "Outer"]
 
 
@@ -35,4 +35,4 @@ def test_every_hook_is_of_one_of_three_kinds():
         "onlooker": ["anyvisor_plan_ready", "anyvisor_machine_started", "anyvisor_machine_stopped"],
     }
     assert {each.kind for each in hooks.values()} == {"replaces", "collects", "onlooker"}
-    assert hooks["anyvisor_devices"].asked_first == hooks["anyvisor_acpi"].asked_first == ""
+    assert hooks["anyvisor_devices"].asked_first == hooks["anyvisor_gic"].asked_first == ""

@@ -31,7 +31,7 @@ class Static:
         """Good, in a class."""
 
 
-GDT_HOOK = "anyvisor_gdt(config, layout) -> Gdt"
+GDT_HOOK = "anyvisor_gdt(config, layout, kernel) -> Gdt"
 
 
 @pytest.mark.parametrize(

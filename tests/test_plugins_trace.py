@@ -52,12 +52,12 @@ def test_every_step_of_an_assembly_is_a_line_with_who_and_what(lines, config):
     assert "anyvisor_cpuid(vcpu=0): linux, T ms: Cpuid" in found
     assert "anyvisor_registers(vcpu=0): linux, T ms: Regs, Change, Fpu" in found
     assert "anyvisor_registers(vcpu=1): linux, T ms: none" in found
-    assert "anyvisor_acpi(): nobody, T ms: None" in found
+    assert "anyvisor_acpi(): linux, T ms: FirmwareTables" in found
     assert f"anyvisor_devices(): pc, T ms: {len(plan.devices)} DeviceSpec" in found
     asked = [line.partition("(")[0] for line in found]
     assert [*dict.fromkeys(asked)] == [
         "anyvisor_memory_layout", "anyvisor_load_kernel", "anyvisor_devices", "anyvisor_gdt", "anyvisor_page_tables",
-        "anyvisor_mptable", "anyvisor_acpi", "anyvisor_boot_params", "anyvisor_cpuid", "anyvisor_registers",
+        "anyvisor_acpi", "anyvisor_smbios", "anyvisor_boot_params", "anyvisor_cpuid", "anyvisor_registers",
         "anyvisor_lapic", "anyvisor_msrs", "anyvisor_plan_ready",
     ]  # fmt: skip
 

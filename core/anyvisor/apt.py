@@ -30,10 +30,14 @@ _COMPLAINT = re.compile(r"^(?:E:|W:|tar:|dpkg-deb: error:) *(.*)$", re.MULTILINE
 
 
 class Apt:
-    """The host's apt, told to write into `scratch` and nowhere else."""
+    """The host's apt, told to write into `scratch` and nowhere else.
 
-    def __init__(self, scratch: Path, progress: int):
+    Packages of other `architectures` than the host's own have names such as `busybox-static:i386`.
+    """
+
+    def __init__(self, scratch: Path, progress: int, architectures: Sequence[str] = ()):
         self.has_own_lists = False
+        self._architectures = architectures
         self._scratch = scratch
         self._progress = progress
         self._trouble = ""
@@ -103,6 +107,7 @@ class Apt:
             **changes,
         }
         lines += [f'{name} "{value}";' for name, value in ours.items()]
+        lines += [f'APT::Architectures:: "{each}";' for each in self._architectures]
         Path(self._environment["APT_CONFIG"]).write_text("\n".join(lines) + "\n")
 
     def _call(self, *command: str, folder: Path | None = None, show: bool = False) -> subprocess.CompletedProcess[str]:

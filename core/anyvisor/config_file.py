@@ -15,12 +15,12 @@ import os
 import tomllib
 import uuid
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Any
 
 import cattrs
 
 from anyvisor.codec import problems
-from anyvisor.config import MachineConfig
+from anyvisor.config import MachineConfig, Mode, Tables
 from anyvisor.errors import ConfigError
 
 
@@ -64,7 +64,7 @@ def _converter(folder: Path) -> cattrs.Converter:
         int, lambda value, _: value if isinstance(value, str) else _exactly(value, int, "a whole number")
     )
     converter.register_structure_hook_func(lambda kind: kind == tuple[int, ...], lambda value, _: value)
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) == Literal, lambda word, _: _text(word))
+    converter.register_structure_hook_func(lambda kind: kind in (Tables, Mode), lambda word, _: _text(word))
     return converter
 
 

@@ -35,7 +35,8 @@ class Packages(Closing):
     """Debian packages by name, out of the cache or fetched into it. A context manager.
 
     `tell` is given a line for each thing that is fetched; apt shows its progress on the file descriptor `progress`, if
-    that is one. KernelImageError, with the way out, for what cannot be had.
+    that is one. Packages of other `architectures` than the host's own have names such as `busybox-static:i386`.
+    KernelImageError, with the way out, for what cannot be had.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class Packages(Closing):
         directory: os.PathLike[str] | str | None = None,
         tell: Callable[[str], None] = lambda line: None,  # noqa: ARG005
         progress: int = -1,
+        architectures: Sequence[str] = (),
     ):
         self.directory = cache_dir() if directory is None else Path(directory).absolute()
         self.tell = tell
         self._progress = progress if progress >= 0 else subprocess.DEVNULL
+        self._architectures = tuple(architectures)
         self._stack = ExitStack()
         self._apt: Apt | None = None
 
@@ -99,7 +102,8 @@ class Packages(Closing):
     def _begin(self, name: str) -> Apt:
         if missing := [tool for tool in TOOLS if not shutil.which(tool)]:
             raise KernelImageError(f"{name} cannot be fetched: this is no Debian system, it has no {missing[0]}")
-        return Apt(self._stack.enter_context(self._scratch("what apt needs", ".apt-")), self._progress)
+        scratch = self._stack.enter_context(self._scratch("what apt needs", ".apt-"))
+        return Apt(scratch, self._progress, self._architectures)
 
     def _keep(self, name: str, files: Path, title: str) -> Path:
         finished = self.directory / title

@@ -78,7 +78,7 @@ def anyvisor_devices(config: MachineConfig, facts: HostFacts) -> tuple[DeviceSpe
 
 @hookspec(firstresult=True)
 def anyvisor_gdt(config: MachineConfig, layout: Layout, kernel: Kernel) -> Gdt:
-    """x86_64: the global descriptor table."""
+    """x86_64: the global descriptor table. Asked only where the first instruction is not in real mode."""
 
 
 @hookspec(firstresult=True)
@@ -132,9 +132,12 @@ def anyvisor_lapic(config: MachineConfig, vcpu: int) -> Change:
 
 @hookspec(firstresult=True)
 def anyvisor_registers(
-    config: MachineConfig, layout: Layout, kernel: Kernel, gdt: Gdt, page_tables: PageTables | None, vcpu: int
+    config: MachineConfig, layout: Layout, kernel: Kernel, gdt: Gdt | None, page_tables: PageTables | None, vcpu: int
 ) -> tuple[VcpuState | Change, ...]:
-    """The registers of vCPU number `vcpu` at its first instruction; empty for one that waits to be woken."""
+    """The registers of vCPU number `vcpu` at its first instruction; empty for one that waits to be woken.
+
+    There is a `gdt` unless that is in real mode, and there are `page_tables` if it is in long mode.
+    """
 
 
 @hookspec(firstresult=True)

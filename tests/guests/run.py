@@ -85,6 +85,7 @@ def fetch_inputs() -> None:
     debian.generic_kernel()
     debian.cloud_kernel()
     debian.busybox()
+    debian.xen()
     plan_for_both.write_initrd()
 
 

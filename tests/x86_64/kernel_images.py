@@ -54,19 +54,49 @@ def bzimage(code=b"\xf4" * 0x1000, *, payload=b"", patches=()):
     return bytes(image)
 
 
-def elf(segments=((ENTRY, b"\xf4" * 64, 4096),), *, entry=ENTRY, patches=()):
-    """An ELF64 executable for x86_64; each segment is (guest address, bytes, bytes in memory)."""
-    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
-    header = struct.pack("<16sHHIQQQIHHHHHH", ident, 2, 62, 1, entry, 64, 0, 0, 64, 56, len(segments), 0, 0, 0)
+HEADER_BYTES, PROGRAM_HEADER_BYTES = {32: 52, 64: 64}, {32: 32, 64: 56}
+
+
+def elf(segments=((ENTRY, b"\xf4" * 64, 4096),), *, entry=ENTRY, patches=(), bits=64, notes=b"", alignment=4):
+    """An ELF executable for x86_64 or i386; each segment is (guest address, bytes, bytes in memory).
+
+    `notes` become a last program header, of the kind PT_NOTE, whose bytes come after those of the segments.
+    """
+    start, each_bytes, count = HEADER_BYTES[bits], PROGRAM_HEADER_BYTES[bits], len(segments) + bool(notes)
+    ident = b"\x7fELF" + bytes([bits // 32, 1, 1]) + bytes(9)
+    form, machine = ("<16sHHIIIIIHHHHHH", 3) if bits == 32 else ("<16sHHIQQQIHHHHHH", 62)
+    header = struct.pack(form, ident, 2, machine, 1, entry, start, 0, 0, start, each_bytes, count, 0, 0, 0)
     table, data = b"", b""
     for address, content, memory_bytes in segments:
-        offset = 64 + 56 * len(segments) + len(data)
-        table += struct.pack("<IIQQQQQQ", 1, 7, offset, address, address, len(content), memory_bytes, 0x1000)
+        offset = start + each_bytes * count + len(data)
+        table += _program_header(bits, 1, offset, address, len(content), memory_bytes, 0x1000)
         data += content
-    image = bytearray(header + table + data)
+    if notes:
+        data += bytes(-(start + each_bytes * count + len(data)) % 8)
+        offset = start + each_bytes * count + len(data)
+        table += _program_header(bits, 4, offset, 0, len(notes), len(notes), alignment)
+    image = bytearray(header + table + data + notes)
     for patch in patches:
         patch.apply(image)
     return bytes(image)
+
+
+def _program_header(bits, kind, offset, address, file_bytes, memory_bytes, alignment):
+    if bits == 32:
+        return struct.pack("<8I", kind, offset, address, address, file_bytes, memory_bytes, 7, alignment)
+    return struct.pack("<IIQQQQQQ", kind, 7, offset, address, address, file_bytes, memory_bytes, alignment)
+
+
+def note(name, kind, descriptor, alignment=4):
+    """An ELF note, filled up to the alignment."""
+    head = struct.pack("<III", len(name), len(descriptor), kind) + name
+    head += bytes(-len(head) % alignment)
+    return head + descriptor + bytes(-len(descriptor) % alignment)
+
+
+def pvh_note(entry=ENTRY, width=4, **more):
+    """The note that names a PVH entry."""
+    return note(b"Xen\0", 18, entry.to_bytes(width, "little"), **more)
 
 
 def _size_word(data):

@@ -22,8 +22,20 @@ if TYPE_CHECKING:
 GROUP = "anyvisor"
 """The entry-point group of plugins, backends included."""
 
-DEFAULTS = ("anyvisor_linux", "anyvisor_pc", "anyvisor_kvm", "anyvisor_unicorn", "anyvisor_mock")
-"""anyvisor's own plugins, by module name; core never imports them by anything but these strings."""
+DEFAULTS = (
+    "anyvisor_multiboot",
+    "anyvisor_pvh",
+    "anyvisor_raw",
+    "anyvisor_linux",
+    "anyvisor_pc",
+    "anyvisor_kvm",
+    "anyvisor_unicorn",
+    "anyvisor_mock",
+)
+"""anyvisor's own plugins, by module name; core never imports them by anything but these strings.
+
+Of those that take kernel images, the earlier ones are asked first: `anyvisor_linux` refuses what nobody took.
+"""
 
 API_VERSION = 1
 """What plugins are written for: raised when a hook or protocol gains something that a plugin may want to rely on."""

@@ -140,7 +140,7 @@ def boot_params(
 
     ConfigError when the command line is longer than the kernel takes or than there is room for.
     """
-    text = _command_line(command_line, layout, kernel)
+    text = command_line_bytes(command_line, layout, kernel)
     params = BootParams(
         header=_loader_header(kernel), e820=e820(layout), acpi_rsdp_addr=acpi.pointer if acpi else 0
     ).with_command_line(layout.command_line.start)
@@ -172,8 +172,8 @@ def _size(kernel: Kernel) -> int:
     return sum(blob.size_bytes for blob in kernel.blobs)
 
 
-def _command_line(command_line: str, layout: Layout, kernel: Kernel) -> bytes:
-    """The command line's bytes with the closing NUL."""
+def command_line_bytes(command_line: str, layout: Layout, kernel: Kernel) -> bytes:
+    """The command line's bytes with the closing NUL; ConfigError when it is no plain text, or too long."""
     try:
         text = command_line.encode("ascii")
     except UnicodeEncodeError as error:

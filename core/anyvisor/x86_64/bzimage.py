@@ -1,10 +1,15 @@
 """Load a bzImage, the form in which distributions ship Linux for x86: a small loader around a packed vmlinux.
 
 Some facts about it (Documentation/arch/x86/boot.rst). `setup_sects` sectors of real-mode code come first,
-with the setup header in them; then the protected-mode part, which unpacks the kernel. Its 64-bit entry is
-0x200 bytes into that part (protocol 2.12, `xloadflags`). The unpacker works in place: it needs `init_size`
-bytes from where the kernel will run, and a relocatable kernel that is loaded below its `pref_address` goes up
-to there all the same. So it is loaded where it will run, and everything it needs is one range.
+with the setup header in them; then the protected-mode part, which unpacks the kernel. Its 32-bit entry is the first
+byte of that part, in every kernel; a 64-bit kernel has another one 0x200 bytes into it (protocol 2.12, `xloadflags`).
+The unpacker works in place: it needs `init_size` bytes from where the kernel will run, and a relocatable kernel that
+is loaded below its `pref_address` goes up to there all the same. So it is loaded where it will run, and everything it
+needs is one range.
+
+Kernels of a protocol before 2.10 do not say how much they need, nor where they would rather be: they go to
+`code32_start`, or a little above 1 MiB if they are relocatable (2.05). Before 2.02 there was no `cmd_line_ptr`, and so
+no command line without the real-mode code: those are refused.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from __future__ import annotations
 import attrs
 
 from anyvisor.image_file import ImageFile
-from anyvisor.memory import GIB, PAGE_BYTES, Region, align_up
+from anyvisor.memory import GIB, MIB, PAGE_BYTES, Region, align_up
 from anyvisor.plan import Blob, Kernel
 from anyvisor.x86_64 import elf, setup_header
 from anyvisor.x86_64.layout import Layout
@@ -27,8 +32,12 @@ ENTRY_64 = 0x200
 DEFAULT_SETUP_SECTORS = 4
 DEFAULT_COMMAND_LINE_LIMIT = 255
 DEFAULT_INITRD_LIMIT = 0x37FFFFFF
-"""What older protocols mean by leaving `setup_sects`, `cmdline_size` and `initrd_addr_max` out (boot.rst)."""
+DEFAULT_CODE32_START = 1 * MIB
+"""What older protocols mean by leaving `setup_sects`, `cmdline_size` and so on out (boot.rst)."""
+OLDEST, WITH_64_BIT_ENTRY, WITH_PREF_ADDRESS = 0x202, 0x20C, 0x20A
+"""Versions of the protocol: the oldest that is booted here, and those that brought something."""
 _SETUP_SECTS, _SYSSIZE, _BOOT_FLAG, _JUMP, _VERSION, _LOADFLAGS = 0x1F1, 0x1F4, 0x1FE, 0x200, 0x206, 0x211
+_CODE32_START = 0x214
 _ALIGNMENT, _XLOADFLAGS, _PAYLOAD_OFFSET, _PREF_ADDRESS, _INIT_SIZE = 0x230, 0x236, 0x248, 0x258, 0x260
 _SHORT_JUMP = 0xEB
 
@@ -66,6 +75,16 @@ class BzImage:
         return self.image.size_bytes - self.setup_bytes
 
     @property
+    def has_64_bit_entry(self) -> bool:
+        """Whether it is a 64-bit kernel, of a protocol that has an entry for one: older headers read as without."""
+        return self.header.xloadflags.kernel_64
+
+    @property
+    def protocol(self) -> str:
+        """The protocol that it would rather be entered by."""
+        return "linux64" if self.has_64_bit_entry else "linux32"
+
+    @property
     def command_line_limit(self) -> int:
         """The longest command line, without its NUL."""
         return self.header.cmdline_size or DEFAULT_COMMAND_LINE_LIMIT
@@ -75,30 +94,52 @@ class BzImage:
         """The highest address that an initrd's last byte may have."""
         return self.header.initrd_addr_max or DEFAULT_INITRD_LIMIT
 
+    def vmlinux(self, layout: Layout) -> ImageFile:
+        """The ELF vmlinux that it packs, unpacked here; KernelImageError when that cannot be done."""
+        header, image = self.header, self.image
+        if not header.payload_length:
+            words = f"boot protocol {_version(header)} does not say where the packed kernel lies"
+            raise image.error(f"{words}; leave out `unpack`", _VERSION)
+        if header.payload_offset + header.payload_length > self.code_bytes:
+            raise image.error("its packed kernel reaches beyond the end of the file", _PAYLOAD_OFFSET)
+        cap_bytes = min(MAX_UNPACKED_BYTES, sum(ram.size_bytes for ram in layout.ram))
+        return unpack(image, self.setup_bytes + header.payload_offset, header.payload_length, cap_bytes)
 
-def load_bzimage(image: ImageFile, layout: Layout) -> Kernel:
-    """The kernel in a bzImage, which will unpack itself; KernelImageError when it cannot boot in this RAM."""
+
+def is_bzimage(image: ImageFile) -> bool:
+    """Whether an image has the setup header of a Linux kernel."""
+    return image.start(MAGIC_OFFSET + len(MAGIC)).startswith(MAGIC, MAGIC_OFFSET)
+
+
+def load_bzimage(image: ImageFile, layout: Layout, protocol: str | None = None) -> Kernel:
+    """The kernel in a bzImage, which will unpack itself; KernelImageError when it cannot boot in this RAM.
+
+    `protocol` is `linux64` or `linux32`; None is the first of them that the kernel has.
+    """
     bzimage = BzImage.read(image)
-    _check_64_bit(bzimage)
-    region = Region(_address(bzimage, layout), max(bzimage.header.init_size, bzimage.code_bytes), "kernel")
+    chosen = protocol or bzimage.protocol
+    _check_entry(bzimage, chosen)
+    address, offset = _address(bzimage, layout)
+    region = Region(address, max(bzimage.header.init_size, bzimage.code_bytes), "kernel")
     in_ram = layout.kernel <= region.start < layout.low_ram_end
-    check_room(image, layout, region, _INIT_SIZE if in_ram else _PREF_ADDRESS)
+    check_room(image, layout, region, _INIT_SIZE if in_ram and bzimage.header.init_size else offset)
     blob = Blob("kernel", region.start, image.content(bzimage.setup_bytes, bzimage.code_bytes), region.size_bytes)
-    return _kernel(bzimage, Kernel("linux64", region.start + ENTRY_64, (blob,), 0, 0))
+    entry, mode = (region.start + ENTRY_64, "long") if chosen == "linux64" else (region.start, "protected")
+    return _kernel(bzimage, Kernel(chosen, entry, (blob,), 0, 0, mode=mode))
 
 
-def load_unpacked(image: ImageFile, layout: Layout) -> Kernel:
-    """The vmlinux inside a bzImage, unpacked here and placed where its ELF headers say; KernelImageError."""
+def load_unpacked(image: ImageFile, layout: Layout, protocol: str | None = None) -> Kernel:
+    """The vmlinux inside a bzImage, unpacked here and placed where its ELF headers say; KernelImageError.
+
+    It has one entry: the 64-bit one, or in a kernel for i386 the 32-bit one.
+    """
     bzimage = BzImage.read(image)
-    header = bzimage.header
-    if not header.payload_length:
-        words = f"boot protocol {_version(header)} does not say where the packed kernel lies"
-        raise image.error(f"{words}; leave out `unpack`", _VERSION)
-    if header.payload_offset + header.payload_length > bzimage.code_bytes:
-        raise image.error("its packed kernel reaches beyond the end of the file", _PAYLOAD_OFFSET)
-    cap_bytes = min(MAX_UNPACKED_BYTES, sum(ram.size_bytes for ram in layout.ram))
-    start = bzimage.setup_bytes + header.payload_offset
-    return _kernel(bzimage, elf.load_elf(unpack(image, start, header.payload_length, cap_bytes), layout))
+    if protocol == "linux32" and bzimage.has_64_bit_entry:
+        words = "unpacked, it has only the 64-bit entry"
+        raise image.error(f"{words}; leave out `unpack` to enter it by linux32", _XLOADFLAGS)
+    if protocol == "linux64":
+        _check_entry(bzimage, protocol)
+    return _kernel(bzimage, elf.load_elf(bzimage.vmlinux(layout), layout))
 
 
 def _header_bytes(image: ImageFile) -> bytes:
@@ -110,23 +151,30 @@ def _header_bytes(image: ImageFile) -> bytes:
     return image.read(setup_header.START, end - setup_header.START)
 
 
-def _check_64_bit(bzimage: BzImage) -> None:
+def _check_entry(bzimage: BzImage, protocol: str) -> None:
+    """KernelImageError unless the kernel has the entry of that protocol."""
     header, image = bzimage.header, bzimage.image
-    if header.version < 0x20C:
-        words = f"boot protocol {_version(header)} has no 64-bit entry"
+    if header.version < OLDEST:
+        words = f"boot protocol {_version(header)} has no command line that a loader could give"
+        raise image.error(f"{words}; give a kernel of protocol 2.02 (Linux 2.4) or later", _VERSION)
+    if protocol == "linux64" and header.version < WITH_64_BIT_ENTRY:
+        words = f"boot protocol {_version(header)} has no 64-bit entry, only the 32-bit one (linux32)"
         raise image.error(f"{words}; give a 64-bit kernel of protocol 2.12 (Linux 3.8) or later", _VERSION)
-    if not header.xloadflags.kernel_64:
-        raise image.error("is a kernel without a 64-bit entry; give one built for x86_64", _XLOADFLAGS)
+    if protocol == "linux64" and not header.xloadflags.kernel_64:
+        words = "is a kernel without a 64-bit entry, it has the 32-bit one (linux32)"
+        raise image.error(f"{words}; give one built for x86_64", _XLOADFLAGS)
 
 
-def _address(bzimage: BzImage, layout: Layout) -> int:
-    """Where the kernel will run, which is where it is loaded (boot.rst, "init_size")."""
+def _address(bzimage: BzImage, layout: Layout) -> tuple[int, int]:
+    """Where the kernel will run, which is where it is loaded (boot.rst, "init_size"), and where the file says so."""
     header, alignment = bzimage.header, bzimage.header.kernel_alignment
     if not header.relocatable_kernel:
-        return header.pref_address
+        if header.version >= WITH_PREF_ADDRESS:
+            return header.pref_address, _PREF_ADDRESS
+        return header.code32_start or DEFAULT_CODE32_START, _CODE32_START
     if alignment & (alignment - 1) or not PAGE_BYTES <= alignment <= GIB:
         raise bzimage.image.error(f"wants an alignment of {alignment:#x}, which cannot be", _ALIGNMENT)
-    return align_up(max(header.pref_address, layout.kernel), alignment)
+    return align_up(max(header.pref_address, layout.kernel), alignment), _PREF_ADDRESS
 
 
 def _kernel(bzimage: BzImage, kernel: Kernel) -> Kernel:

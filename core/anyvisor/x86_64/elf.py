@@ -2,16 +2,17 @@
 
 Some facts about vmlinux. Its program headers say which bytes go where: `p_paddr` is the guest-physical
 address, `p_filesz` how many bytes the file has for it, `p_memsz` how many it takes (the rest is zero). It is
-linked for one physical address and must lie there, and its `e_entry` is a physical address as well: the
-64-bit entry of the boot protocol. It has no setup header, so its limits are those of every x86_64 kernel: a
-command line of 2047 bytes (COMMAND_LINE_SIZE less the NUL), and an initrd below 2 GiB, the `initrd_addr_max`
-that x86_64 kernels write in the bzImage around them.
+linked for one physical address and must lie there, and its `e_entry` is a physical address as well: the entry of the
+boot protocol, the 64-bit one for x86_64 and the 32-bit one for i386. It has no setup header, so its limits are those
+of every kernel of its kind: a command line of 2047 bytes (COMMAND_LINE_SIZE less the NUL), and an initrd below 2 GiB
+for x86_64, in the first 896 MiB for i386: the `initrd_addr_max` that kernels write in the bzImage around them.
 
 Of a file, segments are references. Of an unpacked image they are copies, so everything that headers can be checked
 for is checked before the first is made, and no two may be of the same bytes: a few KiB of headers could otherwise
 ask for any amount of memory.
 
-ELF's layout: System V gABI, chapters 4 and 5.
+ELF's layout: System V gABI, chapters 4 and 5. Its two classes, of 32 and 64 bits, have the same fields in other
+places.
 """
 
 from __future__ import annotations
@@ -30,40 +31,53 @@ from anyvisor.x86_64.placement import check_room
 
 MAGIC = b"\x7fELF"
 COMMAND_LINE_LIMIT = 2047
-INITRD_LIMIT = 0x7FFFFFFF
+INITRD_LIMITS = {32: 0x37FFFFFF, 64: 0x7FFFFFFF}
+PT_LOAD, PT_NOTE = 1, 4
+"""Kinds of program headers: a segment to load, and notes."""
 
-_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
-_CLASS, _DATA, _TYPE, _MACHINE, _ENTRY, _PHOFF, _PHENTSIZE, _PHNUM = 4, 5, 0x10, 0x12, 0x18, 0x20, 0x36, 0x38
-_CLASSES = {1: "32-bit", 2: "64-bit"}
+_HEADERS = {32: struct.Struct("<16sHHIIIIIHHHHHH"), 64: struct.Struct("<16sHHIQQQIHHHHHH")}
+_PROGRAM_HEADERS = {32: struct.Struct("<8I"), 64: struct.Struct("<2I6Q")}
+_PHOFF, _PHENTSIZE, _PHNUM = {32: 0x1C, 64: 0x20}, {32: 0x2A, 64: 0x36}, {32: 0x2C, 64: 0x38}
+_CLASS, _DATA, _TYPE, _MACHINE, _ENTRY = 4, 5, 0x10, 0x12, 0x18
+_CLASSES = {1: 32, 2: 64}
 _BYTE_ORDERS = {1: "little-endian", 2: "big-endian"}
 _TYPES = {1: "a relocatable object file", 2: "an executable", 3: "position-independent", 4: "a core dump"}
 _MACHINES = {3: "x86", 8: "MIPS", 20: "PowerPC", 21: "PowerPC64", 22: "S/390", 40: "ARM", 62: "x86_64",
              183: "aarch64", 243: "RISC-V", 258: "LoongArch"}  # fmt: skip
 _EXECUTABLES = (2, 3)
-_X86_64 = 62
-_PT_LOAD = 1
+_X86, _X86_64 = 3, 62
 _PN_XNUM = 0xFFFF
 MAX_PROGRAM_HEADERS = 128
 """More than any kernel has; a limit on what a hostile file can make us do."""
 
 
 @attrs.frozen
-class Segment:
-    """A loadable segment; `offset` is where its program header lies in the image."""
+class ProgramHeader:
+    """A program header; `offset` is where it lies in the image, the rest is what it says."""
 
     offset: int
+    kind: int
     file_offset: int
+    virtual_address: int
+    guest_address: int
     file_bytes: int
-    region: Region
+    memory_bytes: int
+    alignment: int
 
     @classmethod
-    def read(cls, header: bytes, offset: int, name: str) -> Self | None:
-        """The segment that a program header tells of; None for one that is not loaded or takes no memory."""
-        kind, _, file_offset, _, guest_address, file_bytes, memory_bytes, _ = _PROGRAM_HEADER.unpack(header)
-        if kind != _PT_LOAD or not (file_bytes or memory_bytes):
-            return None
-        return cls(offset, file_offset, file_bytes, Region(guest_address, memory_bytes, name))
+    def read(cls, data: bytes, offset: int, bits: int) -> Self:
+        """The program header in those bytes of a file of that class, where they lie at `offset`."""
+        fields = _PROGRAM_HEADERS[bits].unpack(data)
+        if bits == 32:
+            kind, file_offset, virtual, address, file_bytes, memory_bytes, _, alignment = fields
+        else:
+            kind, _, file_offset, virtual, address, file_bytes, memory_bytes, alignment = fields
+        return cls(offset, kind, file_offset, virtual, address, file_bytes, memory_bytes, alignment)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it tells of a segment that takes memory."""
+        return self.kind == PT_LOAD and bool(self.file_bytes or self.memory_bytes)
 
     @property
     def file_end(self) -> int:
@@ -71,86 +85,124 @@ class Segment:
         return self.file_offset + self.file_bytes
 
 
+@attrs.frozen
+class Elf:
+    """An executable for x86, of 32 or 64 `bits`: its entry, and what its program headers say."""
+
+    image: ImageFile
+    bits: int
+    entry: int
+    program_headers: tuple[ProgramHeader, ...]
+
+    @classmethod
+    def read(cls, image: ImageFile) -> Self:
+        """The ELF file in an image; KernelImageError, in words, when it is no executable for x86_64 or i386."""
+        bits = _check_identity(image)
+        fields = _HEADERS[bits].unpack(image.read(0, _HEADERS[bits].size))
+        entry, table, entry_bytes, count = fields[4], fields[5], fields[9], fields[10]
+        return cls(image, bits, entry, _program_headers(image, bits, table, entry_bytes, count))
+
+    def load(self, layout: Layout, entry: int | None = None, entry_offset: int = _ENTRY) -> tuple[Blob, ...]:
+        """Its segments as pieces, each where the file says.
+
+        `entry` must be in one of them: the file's own, or one that the file names at `entry_offset`. KernelImageError
+        when a segment cannot be in the RAM of `layout`.
+        """
+        loaded = [each for each in self.program_headers if each.is_loaded]
+        if not loaded:
+            raise self.image.error("has no loadable segment; give a linked kernel (vmlinux)", _PHNUM[self.bits])
+        segments = [(each, _region(each, number)) for number, each in enumerate(loaded)]
+        for header, region in segments:
+            _check_segment(self.image, layout, header, region)
+        _check_overlaps(self.image, segments)
+        first = self.entry if entry is None else entry
+        if not any(region.contains(first) for _, region in segments):
+            raise self.image.error(f"the entry {first:#x} is in none of the loaded segments", entry_offset)
+        return tuple(_blob(self.image, header, region) for header, region in segments)
+
+
 def load_elf(image: ImageFile, layout: Layout) -> Kernel:
-    """The kernel in an ELF file, each segment where the file says; KernelImageError when it cannot boot."""
-    header = image.read(0, _HEADER.size)
-    _check_identity(image, header)
-    fields = _HEADER.unpack(header)
-    entry, table, entry_bytes, count = fields[4], fields[5], fields[9], fields[10]
-    segments = _segments(image, table, entry_bytes, count)
-    for segment in segments:
-        _check_segment(image, layout, segment)
-    _check_overlaps(image, segments)
-    if not any(segment.region.contains(entry) for segment in segments):
-        raise image.error(f"the entry {entry:#x} is in none of the loaded segments", _ENTRY)
-    blobs = tuple(_blob(image, segment) for segment in segments)
-    return Kernel("linux64", entry, blobs, COMMAND_LINE_LIMIT, INITRD_LIMIT)
+    """The kernel in an ELF file, each segment where the file says; KernelImageError when it cannot boot.
+
+    One of 64 bits is entered by the 64-bit Linux boot protocol, one of 32 bits by the 32-bit one.
+    """
+    elf = Elf.read(image)
+    protocol, mode = ("linux64", "long") if elf.bits == 64 else ("linux32", "protected")
+    return Kernel(protocol, elf.entry, elf.load(layout), COMMAND_LINE_LIMIT, INITRD_LIMITS[elf.bits], mode=mode)
 
 
-def _check_identity(image: ImageFile, header: bytes) -> None:
-    """KernelImageError, in words, unless this is an x86_64 executable."""
+def _check_identity(image: ImageFile) -> int:
+    """The bits of an executable for x86_64 or i386; KernelImageError, in words, for anything else."""
+    header = image.read(0, min(_HEADERS[32].size, image.size_bytes))
     if not header.startswith(MAGIC):
         raise image.error(f"is no ELF file (it begins {header[:8].hex(' ')})", 0)
-    bits, order = header[_CLASS], header[_DATA]
+    header = image.read(0, _HEADERS[32].size)
+    order, bits = header[_DATA], _CLASSES.get(header[_CLASS])
     if _BYTE_ORDERS.get(order) != "little-endian":
         raise image.error(f"is a {_BYTE_ORDERS.get(order, f'{order:#x}-endian')} ELF file, not an x86_64 one", _DATA)
     machine, kind = struct.unpack_from("<H", header, _MACHINE)[0], struct.unpack_from("<H", header, _TYPE)[0]
-    if machine != _X86_64:
+    if machine not in {_X86, _X86_64}:
         name = _MACHINES.get(machine, f"machine {machine}")
         raise image.error(f"is an ELF file for {name}; give a kernel built for x86_64", _MACHINE)
-    if _CLASSES.get(bits) != "64-bit":
-        raise image.error(f"is a {_CLASSES.get(bits, f'class {bits}')} ELF file, not a 64-bit one", _CLASS)
+    if bits is None or (machine, bits) == (_X86_64, 32):
+        found = f"{bits}-bit" if bits else f"class {header[_CLASS]}"
+        raise image.error(f"is a {found} ELF file, not a 64-bit one", _CLASS)
+    if (machine, bits) == (_X86, 64):
+        raise image.error("is a 64-bit ELF file for x86; give a kernel built for x86_64, or for i386", _MACHINE)
     if kind not in _EXECUTABLES:
         name = _TYPES.get(kind, f"of type {kind}")
         raise image.error(f"is an ELF file that is {name}; give a linked kernel (vmlinux)", _TYPE)
+    return bits
 
 
-def _segments(image: ImageFile, table: int, entry_bytes: int, count: int) -> list[Segment]:
-    """What the program headers say is to be loaded."""
+def _program_headers(
+    image: ImageFile, bits: int, table: int, entry_bytes: int, count: int
+) -> tuple[ProgramHeader, ...]:
+    """The program headers, `count` of them from `table` on."""
+    wanted = _PROGRAM_HEADERS[bits].size
     if count == _PN_XNUM or count > MAX_PROGRAM_HEADERS:
-        raise image.error(f"claims {count} program headers; a kernel has at most {MAX_PROGRAM_HEADERS}", _PHNUM)
-    if entry_bytes != _PROGRAM_HEADER.size and count:
-        raise image.error(f"has program headers of {entry_bytes} bytes, not {_PROGRAM_HEADER.size}", _PHENTSIZE)
+        words = f"claims {count} program headers; a kernel has at most {MAX_PROGRAM_HEADERS}"
+        raise image.error(words, _PHNUM[bits])
+    if entry_bytes != wanted and count:
+        raise image.error(f"has program headers of {entry_bytes} bytes, not {wanted}", _PHENTSIZE[bits])
     if not image.has(table, count * entry_bytes):
-        raise image.error(f"its {count} program headers at {table:#x} lie beyond the end of the file", _PHOFF)
+        words = f"its {count} program headers at {table:#x} lie beyond the end of the file"
+        raise image.error(words, _PHOFF[bits])
     data = image.read(table, count * entry_bytes)
-    segments: list[Segment] = []
-    for at in range(0, len(data), _PROGRAM_HEADER.size):
-        name = f"kernel segment {len(segments)}"
-        if segment := Segment.read(data[at : at + _PROGRAM_HEADER.size], table + at, name):
-            segments.append(segment)
-    if not segments:
-        raise image.error("has no loadable segment; give a linked kernel (vmlinux)", _PHNUM)
-    return segments
+    starts = range(0, len(data), wanted)
+    return tuple(ProgramHeader.read(data[at : at + wanted], table + at, bits) for at in starts)
 
 
-def _check_segment(image: ImageFile, layout: Layout, segment: Segment) -> None:
+def _region(header: ProgramHeader, number: int) -> Region:
+    return Region(header.guest_address, header.memory_bytes, f"kernel segment {number}")
+
+
+def _check_segment(image: ImageFile, layout: Layout, header: ProgramHeader, region: Region) -> None:
     """KernelImageError unless the file has the segment's bytes, and guest RAM has room for it."""
-    name, memory_bytes = segment.region.name, segment.region.size_bytes
-    if segment.file_bytes > memory_bytes:
+    name, memory_bytes = region.name, region.size_bytes
+    if header.file_bytes > memory_bytes:
         raise image.error(
-            f"{name} has {segment.file_bytes} bytes in the file for {memory_bytes} in memory", segment.offset
+            f"{name} has {header.file_bytes} bytes in the file for {memory_bytes} in memory", header.offset
         )
-    if segment.file_bytes and not image.has(segment.file_offset, segment.file_bytes):
-        raise image.error(f"{name} ends at {segment.file_end:#x}, beyond the end of the file", segment.offset)
-    check_room(image, layout, segment.region, segment.offset)
+    if header.file_bytes and not image.has(header.file_offset, header.file_bytes):
+        raise image.error(f"{name} ends at {header.file_end:#x}, beyond the end of the file", header.offset)
+    check_room(image, layout, region, header.offset)
 
 
-def _check_overlaps(image: ImageFile, segments: list[Segment]) -> None:
+def _check_overlaps(image: ImageFile, segments: list[tuple[ProgramHeader, Region]]) -> None:
     """KernelImageError when segments share guest memory, or bytes of an image of which each would get a copy."""
-    for first, second in itertools.pairwise(sorted(segments, key=lambda each: each.region)):
-        if first.region.overlaps(second.region):
-            raise image.error(f"{first.region} overlaps {second.region}", second.offset)
-    copied = [each for each in segments if each.file_bytes and image.unpacked is not None]
-    for first, second in itertools.pairwise(sorted(copied, key=lambda each: each.file_offset)):
-        if second.file_offset < first.file_end:
-            words = f"{second.region.name} shares bytes of the file with {first.region.name}"
-            raise image.error(words, second.offset)
+    for (_, first), (header, second) in itertools.pairwise(sorted(segments, key=lambda each: each[1])):
+        if first.overlaps(second):
+            raise image.error(f"{first} overlaps {second}", header.offset)
+    copied = [each for each in segments if each[0].file_bytes and image.unpacked is not None]
+    for (before, one), (after, two) in itertools.pairwise(sorted(copied, key=lambda each: each[0].file_offset)):
+        if after.file_offset < before.file_end:
+            raise image.error(f"{two.name} shares bytes of the file with {one.name}", after.offset)
 
 
-def _blob(image: ImageFile, segment: Segment) -> Blob:
+def _blob(image: ImageFile, header: ProgramHeader, region: Region) -> Blob:
     """A segment whose header has been checked; of an unpacked image it has a copy of its bytes."""
-    content = image.content(segment.file_offset, segment.file_bytes) if segment.file_bytes else b""
+    content = image.content(header.file_offset, header.file_bytes) if header.file_bytes else b""
     if isinstance(content, bytes):
         content = content.rstrip(b"\0")  # the rest of a blob is zero anyway, and may stay untouched
-    return Blob(segment.region.name, segment.region.start, content, segment.region.size_bytes)
+    return Blob(region.name, region.start, content, region.size_bytes)

@@ -36,27 +36,42 @@ _OTHERS = (
 """Files that people take for a kernel: offset, bytes found there, and what to do instead."""
 
 
-def load_kernel(path: os.PathLike[str] | str, layout: Layout, *, unpack: bool | None = False) -> Kernel:
-    """Read a kernel image and give it a place in guest RAM.
+def load_kernel(
+    path: os.PathLike[str] | str, layout: Layout, *, unpack: bool | None = False, protocol: str | None = None
+) -> Kernel:
+    """Read a Linux kernel image and give it a place in guest RAM.
 
     With `unpack`, the vmlinux in a bzImage is unpacked here and not by the guest; None does so if it can be done.
-    Otherwise only headers are read; the contents stay references to the file. KernelImageError when the file is no
-    kernel that can be booted in the RAM of `layout`, saying what is wrong with it and where.
+    Otherwise only headers are read; the contents stay references to the file. `protocol` is `linux64` or `linux32`;
+    None is the 64-bit one for an image that has it. KernelImageError when the file is no kernel that can be booted in
+    the RAM of `layout`, or that has no entry of this protocol, saying what is wrong with it and where.
     """
     image = ImageFile.open(path)
     start = image.start(_START_BYTES)
     if start.startswith(elf.MAGIC):
-        return elf.load_elf(image, layout)
+        return _of_protocol(image, elf.load_elf(image, layout), protocol)
     if start.startswith(bzimage.MAGIC, bzimage.MAGIC_OFFSET):
         if unpack is None:
             with contextlib.suppress(KernelImageError):
-                return bzimage.load_unpacked(image, layout)
-        return bzimage.load_unpacked(image, layout) if unpack else bzimage.load_bzimage(image, layout)
-    raise _no_kernel(image, start)
+                return bzimage.load_unpacked(image, layout, protocol)
+        if unpack:
+            return bzimage.load_unpacked(image, layout, protocol)
+        return bzimage.load_bzimage(image, layout, protocol)
+    raise no_kernel(image)
 
 
-def _no_kernel(image: ImageFile, start: bytes) -> KernelImageError:
-    """What the file looks like instead."""
+def _of_protocol(image: ImageFile, kernel: Kernel, protocol: str | None) -> Kernel:
+    """The kernel, if it was to be of its protocol."""
+    if protocol not in {None, kernel.protocol}:
+        bits = {"long": 64, "protected": 32}[kernel.mode]
+        words = f"is a {bits}-bit ELF kernel, which has no entry for {protocol}"
+        raise image.error(f"{words}; enter it by {kernel.protocol}")
+    return kernel
+
+
+def no_kernel(image: ImageFile) -> KernelImageError:
+    """The error for a file that is neither a bzImage nor an ELF file, with what it looks like instead."""
+    start = image.start(_START_BYTES)
     for offset, magic, words in _OTHERS:
         if start.startswith(magic, offset):
             return image.error(f"is not an x86_64 kernel but looks like {words}")
