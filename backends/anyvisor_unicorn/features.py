@@ -1,7 +1,7 @@
 """What the emulated processor says of itself, less what is not there for a guest.
 
 No local APIC is part of the engine, nor can it show the writes to the MSRs that some features are switched by; its
-random numbers would be the host's, and no two runs the same. SVM and MONITOR are claimed and do not work.
+random numbers would be the host's, and no two runs the same. SVM, MONITOR and SYSENTER are claimed and do not work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ INDEXED = {4: 4, 7: 1, 0xB: 2, 0xD: 10, 0x8000001D: 4}
 """Leaves that have subleaves, and how many are asked for."""
 ABSENT = (
     Feature.APIC, Feature.X2APIC, Feature.TSC_DEADLINE, Feature.MONITOR, Feature.RDRAND, Feature.RDSEED, Feature.SVM,
-    Feature.MCE, Feature.MCA,
+    Feature.SEP, Feature.MCE, Feature.MCA,
 )  # fmt: skip
 
 MIRRORED = 0x0183_F3FF
