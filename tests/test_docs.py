@@ -28,6 +28,8 @@ from anyvisor import MachineConfig
 from anyvisor.cli import cli
 from anyvisor.errors import AnyvisorError, HypervisorUnavailable
 from anyvisor.plugins import GROUP
+from anyvisor.x86_64.cpu_models import cpu_model
+from anyvisor.x86_64.cpu_models.read import KEYS as TEMPLATE_KEYS
 from elves import tiny_elf
 from talking_guest import TALKING_GUEST
 
@@ -100,10 +102,14 @@ def check_command(arguments: list[str]) -> None:
 
 
 def check_toml(example: Example) -> None:
-    """A machine's configuration, kept as vm.toml; or a plugin's project, whose entry point is in our group."""
+    """A machine's configuration, kept as vm.toml; a CPU template, as cpu.toml; a plugin's project, with our group."""
     data = tomllib.loads(example.parsed)
     if "project" in data:
         assert GROUP in data["project"]["entry-points"]
+        return
+    if set(data) <= set(TEMPLATE_KEYS):
+        Path("cpu.toml").write_text(example.parsed)
+        cpu_model("cpu.toml")
         return
     Path("vm.toml").write_text(example.parsed)
     MachineConfig.from_toml("vm.toml")

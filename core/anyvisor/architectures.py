@@ -13,8 +13,9 @@ ARCHITECTURES = ("x86_64",)
 def part(architecture: str, name: str) -> ModuleType:
     """A module of an architecture: `part("x86_64", "boot")`. Unsupported for an architecture that is not there.
 
-    Each has `boot` (assemble, REGISTER_STATES), `generic` (FACTS), `common` (common_state), `describe`, `differences`
-    (tables, state_changes), `vm_entry` (problems) and `selftest`.
+    Each has `boot` (assemble, REGISTER_STATES), `generic` (FACTS), `common` (common_state), `describe` (describe,
+    landmarks), `differences` (tables, state_changes), `dump` (KINDS, dump, stand_in_kernel), `decode` (KINDS, sniff,
+    decode), `vm_entry` (problems) and `selftest`.
     """
     if architecture not in ARCHITECTURES:
         raise Unsupported(f"no boot steps for the architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")

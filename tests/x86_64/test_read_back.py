@@ -27,7 +27,7 @@ ACCESSED_DIRTY = 0x60
 @pytest.fixture
 def plan(tmp_path):
     """A plan whose pieces have no names that say anything."""
-    made = assemble(MachineConfig(kernel=tiny_kernel(tmp_path / "vmlinux"), vcpus=2), generic_facts())
+    made = assemble(MachineConfig(kernel=tiny_kernel(tmp_path / "vmlinux"), tables="both", vcpus=2), generic_facts())
     return attrs.evolve(made, blobs=tuple(attrs.evolve(each, name=f"{i}") for i, each in enumerate(made.blobs)))
 
 

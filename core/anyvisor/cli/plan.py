@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anyvisor.cli.attach import say
+from anyvisor.cli.facts import backend_to_plan_for, facts_for
 from anyvisor.cli.options import MachineOptions, machine_options
 from anyvisor.cli.output import print_json, section
 
 if TYPE_CHECKING:
-    from anyvisor.config import MachineConfig
     from anyvisor.facts import HostFacts
     from anyvisor.plan import BootPlan
-
-NO_BACKEND = "none"
 
 
 @click.command()
 @machine_options
-@click.option(
-    "--backend",
-    default=NO_BACKEND,
-    show_default=True,
-    metavar="NAME",
-    help="Plan for this hypervisor (or auto) on this host; none plans for a plain machine.",
-)
+@backend_to_plan_for
+@click.option("--full", is_flag=True, help="Show every line, also where many are alike.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan itself: BootPlan.from_json reads it.")
+@click.option("--decoded", is_flag=True, help="With --json: print what is shown, decoded, and not the plan.")
+@click.option(
+    "--svg",
+    type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
+    metavar="FILE",
+    help="Draw the memory map as a picture, into FILE.",
+)
 @click.option(
     "--diff",
     "kept",
@@ -36,26 +36,52 @@ NO_BACKEND = "none"
     metavar="FILE",
     help="Show only what is different from the plan kept in FILE by --json.",
 )
-def plan(backend: str, as_json: bool, kept: Path | None, **options: Any) -> None:
+def plan(
+    backend: str, full: bool, as_json: bool, decoded: bool, svg: Path | None, kept: Path | None, **options: Any
+) -> None:
     """Show what booting KERNEL would put where: memory, tables, registers, and who provided each step.
 
-    Nothing is started and no hypervisor is needed.
+    Tables are found as the guest will find them, and decoded. Nothing is started and no hypervisor is needed.
     """
-    from anyvisor.architectures import part
     from anyvisor.assemble import assemble
 
+    if decoded and not as_json:
+        raise click.UsageError(
+            "--decoded goes with --json; without it all is shown decoded", click.get_current_context()
+        )
     config = MachineOptions(**options).to_config()
-    facts = _facts(backend, config)
+    facts = facts_for(backend, config)
     made = assemble(config, facts)
+    if svg:
+        _draw(made, svg)
     if kept:
         difference = _kept(kept).diff(made)
         print_json(difference.to_data()) if as_json else click.echo(str(difference))
-        return
-    if as_json:
+    elif decoded:
+        print_json([each.to_data() for each in _sections(made, facts)])
+    elif as_json:
         click.echo(made.to_json())
-        return
-    for title, text in part(made.architecture, "describe").describe(made, facts):
-        section(title, text)
+    elif not svg:
+        for each in _sections(made, facts):
+            section(each.title, each.text if full else each.short)
+
+
+def _sections(made: BootPlan, facts: HostFacts) -> list[Any]:
+    from anyvisor.architectures import part
+
+    sections: list[Any] = part(made.architecture, "describe").describe(made, facts)
+    return sections
+
+
+def _draw(made: BootPlan, path: Path) -> None:
+    from anyvisor.architectures import part
+    from anyvisor.picture import picture
+
+    drawn = picture(made, part(made.architecture, "describe").landmarks(made))
+    with click.open_file(str(path), "w", encoding="utf-8") as file:
+        file.write(drawn)
+    if str(path) != "-":
+        say(f"wrote {path}")
 
 
 def _kept(path: Path) -> BootPlan:
@@ -66,12 +92,3 @@ def _kept(path: Path) -> BootPlan:
         return BootPlan.from_json(path.read_bytes())
     except (PlanError, OSError) as error:
         raise PlanError(f"{path}: {error}; keep a plan there with `anyvisor plan --json`") from error
-
-
-def _facts(backend: str, config: MachineConfig) -> HostFacts:
-    from anyvisor.backends import generic_facts, open_hypervisor
-
-    if backend == NO_BACKEND:
-        return generic_facts()
-    with open_hypervisor(backend, config=config, tell=say) as hypervisor:
-        return hypervisor.facts

@@ -11,9 +11,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from anyvisor.x86_64 import acpi as acpi
     from anyvisor.x86_64 import bootparams as bootparams
     from anyvisor.x86_64 import chips as chips
     from anyvisor.x86_64 import control as control
+    from anyvisor.x86_64 import cpu_models as cpu_models
     from anyvisor.x86_64 import cpuid as cpuid
     from anyvisor.x86_64 import cpuid_policy as cpuid_policy
     from anyvisor.x86_64 import gdt as gdt
@@ -22,8 +24,13 @@ if TYPE_CHECKING:
     from anyvisor.x86_64 import layout as layout
     from anyvisor.x86_64 import mptable as mptable
     from anyvisor.x86_64 import msrs as msrs
+    from anyvisor.x86_64 import multiboot as multiboot
     from anyvisor.x86_64 import paging as paging
+    from anyvisor.x86_64 import pvh as pvh
+    from anyvisor.x86_64 import pvh_image as pvh_image
+    from anyvisor.x86_64 import raw as raw
     from anyvisor.x86_64 import registers as registers
+    from anyvisor.x86_64 import smbios as smbios
     from anyvisor.x86_64 import state as state
 
 

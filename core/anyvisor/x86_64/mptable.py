@@ -4,7 +4,8 @@ Some facts about the MP table (Intel MultiProcessor Specification 1.4, chapter 4
 `_MP_`, lies where an OS scans for it: the first KiB of the EBDA, the last KiB of base memory, or 0xF0000 to
 0xFFFFF, 16-byte aligned. It points to the table, `PCMP`: a header of 44 bytes, then 20 bytes a processor and
 8 bytes for anything else, sorted by kind. Both have a checksum that makes their bytes sum to 0. The table for
-254 processors has 5348 bytes: more than the EBDA holds, so only the pointer lies there.
+254 processors has 5348 bytes: more than the EBDA holds, so only the pointer lies there. An APIC id has eight
+bits in it: machines with more processors need ACPI.
 
 The interrupt wiring is the identity: pin n of the I/O APIC is interrupt n, the timer's 0 included, as KVM's
 default routing has it (QEMU and real boards move the timer to pin 2). Pins 16 to 23 are no real ISA lines,
@@ -53,6 +54,7 @@ REVISIONS = (1, REVISION)
 POINTER_CHECKSUM, TABLE_CHECKSUM = 10, 7
 """Offsets of the checksum bytes."""
 MAX_PROCESSORS = 254
+WAY_OUT = 'describe this machine by ACPI alone, tables = "acpi"'
 SCANNED = (Region(0, 0x400), Region(0x9FC00, 0x400), Region(0xF0000, 0x10000))
 """Where Linux looks for the pointer, apart from the first KiB of the EBDA."""
 EBDA_SEGMENT = 0x40E
@@ -97,7 +99,8 @@ class MpTable:
         """The table of a PC with `count` processors, one I/O APIC of 24 pins, and an ISA bus.
 
         `apic_ids` are the processors' local APIC ids, the boot processor's first (default 0, 1, 2...);
-        `signature` and `features` what CPUID leaf 1 says in EAX and EDX. PlanError for none or more than 254.
+        `signature` and `features` what CPUID leaf 1 says in EAX and EDX. PlanError for a machine that no MP table can
+        describe: it has more than 254 processors, or an APIC id of more than eight bits.
         """
         ids = range(count) if apic_ids is None else apic_ids
         _check_ids(count, ids)
@@ -167,7 +170,7 @@ class MpTable:
         What `read` raises for an address outside the guest's memory comes through.
         """
         raw = read(pointer, POINTER.size)
-        address = _table_address(raw)
+        address = table_address(raw)
         size = struct.unpack_from("<H", read(address, HEADER.size), 4)[0]
         return cls.decode(raw, read(address, max(size, HEADER.size)))
 
@@ -177,7 +180,7 @@ class MpTable:
 
         An OEM table and extended entries, if there are any, are not read.
         """
-        _table_address(pointer)
+        table_address(pointer)
         if len(table) < HEADER.size:
             raise PlanError(f"MP table ends at offset {len(table):#x}, in its header of {HEADER.size} bytes")
         signature, size, revision, _, oem, product, _, _, _, lapic, *_ = HEADER.unpack_from(table)
@@ -225,12 +228,15 @@ def _wiring(boot_id: int, ioapic: int) -> list[Entry]:
 
 
 def _check_ids(count: int, ids: Sequence[int]) -> None:
-    if not 1 <= count <= MAX_PROCESSORS:
-        raise PlanError(f"MP table for {count} processors: it can name 1 to {MAX_PROCESSORS}")
+    if count < 1:
+        raise PlanError(f"MP table for {count} processors: it must name one at least")
+    if count > MAX_PROCESSORS:
+        raise PlanError(f"MP table for {count} processors: it can name {MAX_PROCESSORS} at most; {WAY_OUT}")
     if len(ids) != count or len(set(ids)) != count:
         raise PlanError(f"MP table for {count} processors: {len(set(ids))} different APIC ids given; give {count}")
-    if not all(0 <= each < BROADCAST for each in ids):
-        raise PlanError(f"MP table: APIC ids {min(ids)} to {max(ids)}; they have 8 bits here, and 255 means all")
+    if wrong := [each for each in ids if not 0 <= each < BROADCAST]:
+        vcpu = f"vCPU {list(ids).index(wrong[0])} has the APIC id {wrong[0]}"
+        raise PlanError(f"MP table: {vcpu}, and ids have 8 bits here, of which 255 means all; {WAY_OUT}")
 
 
 def _with_checksum(data: bytes, offset: int) -> bytes:
@@ -244,8 +250,8 @@ def _check_sum(what: str, data: bytes, offset: int) -> None:
         raise PlanError(f"{what}: checksum at offset {offset:#x} is {data[offset]:#04x}, not {right:#04x}")
 
 
-def _table_address(pointer: bytes) -> int:
-    """Where a floating pointer leads; PlanError if it is none."""
+def table_address(pointer: bytes) -> int:
+    """Where the floating pointer in these bytes leads; PlanError if it is none."""
     if len(pointer) < POINTER.size:
         raise PlanError(f"MP pointer ends at offset {len(pointer):#x}; it has {POINTER.size} bytes")
     signature, address, length, revision, _, features = POINTER.unpack_from(pointer)

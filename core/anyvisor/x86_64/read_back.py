@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 
@@ -29,9 +29,10 @@ S = TypeVar("S", bound=VcpuState)
 
 MAX_USES = 16
 """How often a page table may be used, to map the same memory at several addresses: a loop has no end."""
-BOTH = PageEntry(writable=True, user=True)
+PRESENT, LARGE, NO_EXECUTE = PageEntry.present.mask, PageEntry.page_size.mask, PageEntry.no_execute.mask
+BOTH = int(PageEntry(writable=True, user=True))
 """What a page has only if every entry on the way to it has it."""
-KIND = PageEntry(write_through=True, cache_disabled=True, global_page=True)
+KIND = int(PageEntry(write_through=True, cache_disabled=True, global_page=True))
 """What a page has if its own entry has it."""
 
 
@@ -66,6 +67,10 @@ def read_gdt(plan: BootPlan, place: Region) -> Gdt:
 # -- page tables ---------------------------------------------------------------------------------------------
 
 
+Page: TypeAlias = tuple[int, int, int, int]
+"""A page as numbers, for there are many: linear address, guest-physical address, size in bytes, permissions."""
+
+
 @attrs.frozen
 class PageRun:
     """Neighbouring pages of one size and one permission: linear addresses, and where the first of them leads."""
@@ -86,11 +91,6 @@ class PageRun:
         """The guest-physical address, in words."""
         return "itself" if self.start == self.target else f"{self.target:#x}"
 
-    def goes_on_with(self, other: PageRun) -> bool:
-        """Whether the other is the next part of this run."""
-        same = (self.page_bytes, self.permissions) == (other.page_bytes, other.permissions)
-        return same and (self.end, self.target + self.end - self.start) == (other.start, other.target)
-
 
 def find_page_tables(plan: BootPlan) -> int | None:
     """Where CR3 leads, if paging is on."""
@@ -101,18 +101,33 @@ def find_page_tables(plan: BootPlan) -> int | None:
 def read_page_tables(plan: BootPlan, root: int) -> tuple[list[PageRun], list[int]]:
     """What the page tables at `root` map, and where each table lies."""
     tables: Counter[int] = Counter()
-    runs: list[PageRun] = []
-    for page in _pages(plan, root & ADDRESS_MASK, tables):
-        if runs and runs[-1].goes_on_with(page):
-            runs[-1] = attrs.evolve(runs[-1], end=page.end)
-        else:
-            runs.append(page)
-    return runs, list(tables)
+    return list(_runs(_pages(plan, root & ADDRESS_MASK, tables))), list(tables)
+
+
+def _runs(pages: Iterable[Page]) -> Iterator[PageRun]:
+    """Pages, in the order of their linear addresses, as runs of those that go on as they began."""
+    first = following = None
+    end = 0
+    for page in pages:
+        if page != following:
+            if first:
+                yield _run(first, end)
+            first = page
+        start, target, size, permissions = page
+        end = start + size
+        following = end, target + size, size, permissions
+    if first:
+        yield _run(first, end)
+
+
+def _run(first: Page, end: int) -> PageRun:
+    start, target, size, permissions = first
+    return PageRun(start, end, target, size, PageEntry(permissions))
 
 
 def _pages(
     plan: BootPlan, table: int, tables: Counter[int], level: int = 4, linear: int = 0, above: int = BOTH
-) -> Iterator[PageRun]:
+) -> Iterator[Page]:
     """Every page that the table leads to; counts in `tables` how often each table was read.
 
     A page allows what every entry on the way to it does, `above` those before this table.
@@ -122,18 +137,14 @@ def _pages(
         raise PlanError(f"page table at {table:#x}: more than {MAX_USES} entries lead to it; does its own lead back?")
     size = LEVEL_BYTES[level]
     for index, (entry,) in enumerate(struct.iter_unpack("<Q", plan.read(table, PAGE_BYTES))):
-        if not entry & PageEntry.present.mask:
+        if not entry & PRESENT:
             continue
-        start, address, allowed = linear + index * size, entry & ADDRESS_MASK, _allowed(entry, above)
-        if level == 1 or entry & PageEntry.page_size.mask:
-            yield PageRun(start, start + size, address & -size, size, PageEntry(allowed))
+        start, address = linear + index * size, entry & ADDRESS_MASK
+        allowed = entry & KIND | entry & above & BOTH | (entry | above) & NO_EXECUTE
+        if level == 1 or entry & LARGE:
+            yield start, address & -size, size, allowed
         else:
             yield from _pages(plan, address, tables, level - 1, start, allowed)
-
-
-def _allowed(entry: int, above: int) -> int:
-    """The permissions and kind of an entry, with what those above it allow; as numbers, for there are many."""
-    return entry & KIND | entry & above & BOTH | (entry | above) & PageEntry.no_execute.mask
 
 
 # -- what the kernel is told ---------------------------------------------------------------------------------

@@ -31,11 +31,3 @@ def test_a_debian_kernel_boots_to_userspace_and_answers(flavour, unpack, initrd,
         log = converse(machine, kernel.version)
     assert not complaints(log)
     assert shows_memory_map(log)
-
-
-def test_the_generic_kernel_brings_two_processors_up_from_the_mp_table(generic_kernel, initrd):
-    with boot(generic_kernel.vmlinuz, initrd, unpack=True, vcpus=2) as machine:
-        log = converse(machine, generic_kernel.version, vcpus=2)
-    assert b"Total of 2 processors activated" in log
-    assert b"Intel MultiProcessor Specification v1.4" in log
-    assert not complaints(log)

@@ -1,0 +1,34 @@
+"""What commands that only plan know of a host: the option that names one, and the facts that it stands for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from anyvisor.cli.attach import say
+
+if TYPE_CHECKING:
+    from anyvisor.config import MachineConfig
+    from anyvisor.facts import HostFacts
+
+NO_BACKEND = "none"
+
+backend_to_plan_for = click.option(
+    "--backend",
+    default=NO_BACKEND,
+    show_default=True,
+    metavar="NAME",
+    help="Plan for this hypervisor (or auto) on this host; none plans for a plain machine.",
+)
+"""Decorator: give a command `--backend`, as the keyword argument `backend`."""
+
+
+def facts_for(backend: str, config: MachineConfig) -> HostFacts:
+    """The facts of a backend on this host; generic ones for `none`."""
+    from anyvisor.backends import generic_facts, open_hypervisor
+
+    if backend == NO_BACKEND:
+        return generic_facts()
+    with open_hypervisor(backend, config=config, tell=say) as hypervisor:
+        return hypervisor.facts
