@@ -250,6 +250,7 @@ class Cap(enum.IntEnum):
     DEBUGREGS = 50
     XSAVE = 55
     XCRS = 56
+    GET_TSC_KHZ = 61
     MAX_VCPUS = 66
     TSC_DEADLINE_TIMER = 72
     SYNC_REGS = 74
@@ -258,6 +259,8 @@ class Cap(enum.IntEnum):
     ENABLE_CAP_VM = 98
     CHECK_EXTENSION_VM = 105
     X86_SMM = 117
+    MAX_VCPU_ID = 128
+    X2APIC_API = 129
     IMMEDIATE_EXIT = 136
     COALESCED_PIO = 162
     EXCEPTION_PAYLOAD = 164

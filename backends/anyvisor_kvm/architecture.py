@@ -47,6 +47,8 @@ class Survey:
     physical_address_bits: int
     is_native: bool
     """Whether guest code runs on the processor itself."""
+    guest_tsc_khz: int = 0
+    """How fast the time stamp counter of a vCPU counts; 0 where KVM does not say."""
     notes: tuple[str, ...] = ()
 
 

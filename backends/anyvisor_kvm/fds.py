@@ -90,10 +90,10 @@ class VmFd(Fd):
     ioeventfd = iow(0x79, kvm_ioeventfd)
     enable_cap = iow(0xA3, kvm_enable_cap)
 
-    def enable(self, cap: Cap) -> None:
-        """Switch on a capability that is off until asked for."""
+    def enable(self, cap: Cap, how: int = 1) -> None:
+        """Switch on a capability that is off until asked for; `how` is its first argument."""
         wanted = kvm_enable_cap(cap=cap)
-        wanted.args[0] = 1
+        wanted.args[0] = how
         self.enable_cap(wanted, detail=cap.name)
 
 

@@ -30,6 +30,7 @@ CAPABILITIES = {
     Capability.READONLY_MEMORY: (Cap.READONLY_MEM,),
     Capability.TSC_DEADLINE: (Cap.TSC_DEADLINE_TIMER,),
     Capability.SNAPSHOT: (Cap.ADJUST_CLOCK,),
+    Capability.X2APIC: (Cap.ENABLE_CAP_VM, Cap.X2APIC_API),
 }
 """Each capability of anyvisor and what it takes of KVM's, beyond what the architecture requires."""
 
@@ -152,6 +153,7 @@ def _facts(kvm: KvmFd, architecture: Architecture, kick_signal: int | None) -> H
     if survey.is_native:
         capabilities |= {Capability.NATIVE, Capability.FULL_SYSTEM}
     tables = (architecture.states_before, architecture.vcpu_states, architecture.states_after)
+    max_vcpus = kvm.check_extension(Cap.MAX_VCPUS) or kvm.check_extension(Cap.NR_VCPUS) or 1
     return HostFacts(
         backend="kvm",
         architecture=architecture.name,
@@ -159,9 +161,11 @@ def _facts(kvm: KvmFd, architecture: Architecture, kick_signal: int | None) -> H
         states=tuple(name_of(kind) for table in tables for kind in table),
         modes=architecture.modes,
         supported=survey.supported,
-        max_vcpus=kvm.check_extension(Cap.MAX_VCPUS) or kvm.check_extension(Cap.NR_VCPUS) or 1,
+        max_vcpus=max_vcpus,
         recommended_vcpus=kvm.check_extension(Cap.NR_VCPUS) or 1,
+        hardware_id_limit=kvm.check_extension(Cap.MAX_VCPU_ID) or max_vcpus,
         max_memory_slots=kvm.check_extension(Cap.NR_MEMSLOTS) or 1,
         physical_address_bits=survey.physical_address_bits,
+        guest_tsc_khz=survey.guest_tsc_khz,
         notes=survey.notes,
     )

@@ -36,6 +36,7 @@ CAPABILITIES = frozenset(
         Capability.FULL_SYSTEM,
         Capability.FULL_PROCESSOR,
         Capability.KICK,
+        Capability.X2APIC,
     }
 )
 STATES = tuple(
@@ -47,6 +48,7 @@ STATES = tuple(
 )  # fmt: skip
 """In the order in which KVM wants them put."""
 MAX_VCPUS = 1024
+HARDWARE_ID_LIMIT = 4096
 MAX_MEMORY_SLOTS = 32764
 RECOMMENDED_VCPUS = 64
 """KVM says how many processors the host has online; this, where the source of a host's numbers does not."""
@@ -84,6 +86,7 @@ def _facts(data: Mapping[str, Any]) -> HostFacts:
         supported=(cpuid, _msrs(data["msrs"])),
         max_vcpus=MAX_VCPUS,
         recommended_vcpus=data.get("recommended_vcpus", RECOMMENDED_VCPUS),
+        hardware_id_limit=HARDWARE_ID_LIMIT,
         max_memory_slots=MAX_MEMORY_SLOTS,
         physical_address_bits=cpuid.physical_address_bits,
         notes=tuple(data["notes"]),

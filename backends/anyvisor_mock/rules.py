@@ -76,7 +76,7 @@ VCPU_ID_UNIQUE = Rule(
     "Each vCPU of a VM has a number of its own; that of a closed one stays taken.",
     errno.EEXIST,
 )
-VCPU_ID_LIMIT = Rule("vcpu-id-limit", "vCPU numbers are below four times `max_vcpus`.", errno.EINVAL)
+VCPU_ID_LIMIT = Rule("vcpu-id-limit", "vCPU numbers are below `hardware_id_limit`.", errno.EINVAL)
 VCPU_LIMIT = Rule("vcpu-limit", "A VM has at most `max_vcpus` vCPUs.", errno.EINVAL)
 
 MEMORY_PAGES = Rule("memory-in-pages", "RAM begins and ends at pages of 4096 bytes.", errno.EINVAL)

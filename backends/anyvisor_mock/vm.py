@@ -26,8 +26,6 @@ M = TypeVar("M", bound=VmState)
 ACT_NS, LOOK_NS = 1000, 10
 """What an act of a deterministic VM's script takes, and a look at its clock."""
 VCPU_ID_BITS = 32
-IDS_PER_VCPU = 4
-"""KVM has that many more numbers than vCPUs."""
 ADDRESS_END = 1 << 52
 """The architecture's limit of physical addresses, and KVM's where it pages in software."""
 
@@ -133,7 +131,7 @@ class MockVm(Closing):
         detail = f"{self.name}: vCPU number {number:#x}"
         if number >> VCPU_ID_BITS:
             return rules.WIDTHS.broken("create_vcpu", detail)
-        if number >= IDS_PER_VCPU * self.facts.max_vcpus:
+        if number >= self.facts.hardware_id_limit:
             return rules.VCPU_ID_LIMIT.broken("create_vcpu", detail)
         if len(self.vcpus) >= self.facts.max_vcpus:
             return rules.VCPU_LIMIT.broken("create_vcpu", detail)

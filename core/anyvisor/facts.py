@@ -71,10 +71,14 @@ class HostFacts:
     supported: tuple[State, ...] = ()
     max_vcpus: int = 1
     recommended_vcpus: int = 1
+    hardware_id_limit: int = 1 << 32
+    """Hardware ids of vCPUs (x86: local APIC ids) are below that."""
     max_memory_slots: int = 1
     physical_address_bits: int = 36
     tsc_khz: int = 0
     """How fast the guest's time stamp counter counts, where a guest could not measure it; 0 where it can."""
+    guest_tsc_khz: int = 0
+    """How fast it counts as the hypervisor says, whether or not a guest can measure it; 0 where it does not say."""
     notes: tuple[str, ...] = ()
     """What a user should know about this host, a sentence each: `software KVM: cannot finish booting Linux`."""
 

@@ -174,6 +174,6 @@ def test_unpacking_is_asked_for_refused_or_left_open(flags, unpack, kernel):
     from anyvisor.cli.plan import plan
 
     parent = click.Context(cli, **cli.context_settings)  # click keeps the help option of the first context
-    options = plan.make_context("plan", [str(kernel), *flags], parent).params
-    del options["backend"], options["as_json"], options["kept"]
+    params = plan.make_context("plan", [str(kernel), *flags], parent).params
+    options = {field.name: params[field.name] for field in attrs.fields(MachineOptions)}
     assert MachineOptions(**options).to_config().unpack is unpack

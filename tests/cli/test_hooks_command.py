@@ -47,7 +47,8 @@ def test_the_table_has_every_hook_with_its_kind_and_who(run, steps):
     assert row(done.stdout, "anyvisor_cpuid")[1:] == ["replaces", "2", "linux is asked first, adjusted by my-steps"]
     assert row(done.stdout, "anyvisor_msrs")[1:] == ["replaces", "1", "linux is asked first"]
     assert row(done.stdout, "anyvisor_devices")[1:] == ["collects", "2", "my-steps, pc"]
-    assert row(done.stdout, "anyvisor_acpi")[1:] == ["replaces", "1", "nobody, adjusted by my-steps"]
+    assert row(done.stdout, "anyvisor_acpi")[1:] == ["replaces", "2", "linux is asked first, adjusted by my-steps"]
+    assert row(done.stdout, "anyvisor_gic")[1:] == ["replaces", "0", "nobody"]
     assert row(done.stdout, "anyvisor_plan_ready")[1:] == ["onlooker", "0", "nobody"]
 
 

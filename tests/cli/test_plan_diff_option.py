@@ -26,12 +26,12 @@ def test_what_an_option_changes_is_shown_and_nothing_else(invoke, kernel, kept):
 
 
 def test_a_plugin_that_was_installed_meanwhile_is_shown_with_its_work(run, kernel, kept, plugin_path, environment):
-    source = "import anyvisor\n@anyvisor.hookimpl(wrapper=True)\ndef anyvisor_mptable():\n    yield\n"
+    source = "import anyvisor\n@anyvisor.hookimpl(wrapper=True)\ndef anyvisor_smbios():\n    yield\n"
     environment["PYTHONPATH"] = f"{plugin_path('quiet', 'quiet', source)}:{environment['PYTHONPATH']}"
     shown = run("plan", kernel, "--diff", kept).stdout.splitlines()
-    assert shown[:3] == ["Steps", "  anyvisor_mptable: dropped by quiet", "Memory"]
+    assert shown[:3] == ["Steps", "  anyvisor_smbios: dropped by quiet", "Memory"]
     steps = run("plan", kernel).stdout.partition("Steps\n")[2]
-    assert "anyvisor_mptable         linux, dropped by quiet" in steps
+    assert "anyvisor_smbios          linux, dropped by quiet" in steps
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 1}'])

@@ -1,4 +1,4 @@
-"""KVM's backend, broken on purpose in ten ways: one line of it made wrong, and all the rest real."""
+"""KVM's backend, broken on purpose in a dozen ways: one line of it made wrong, and all the rest real."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from anyvisor_kvm.port_io import PortAccess
 from anyvisor_kvm.run_page import IO, UNION, RunPage
 from anyvisor_kvm.vcpu import KvmVcpu
 from anyvisor_kvm.vm import KvmVm
-from anyvisor_kvm.x86_64 import msrs
+from anyvisor_kvm.x86_64 import fds, msrs
+from anyvisor_kvm.x86_64.abi import KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS
 
 SIGN, UPPER_HALF = 1 << 31, 0xFFFFFFFF_00000000
 
@@ -189,6 +190,16 @@ def exit_swallowed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(KvmVcpu, "_loop", going_on)
 
 
+def narrow_apic_ids(patch: pytest.MonkeyPatch) -> None:
+    """KVM is not told that ids have 32 bits."""
+    patch.setattr(fds, "WIDE_APIC_IDS", fds.WIDE_APIC_IDS & ~KVM_X2APIC_API_USE_32BIT_IDS)
+
+
+def id_255_for_all(patch: pytest.MonkeyPatch) -> None:
+    """KVM is left to take 255 for every processor."""
+    patch.setattr(fds, "WIDE_APIC_IDS", fds.WIDE_APIC_IDS & ~KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
+
+
 FAULTS = (
     Fault("wrong byte order of port data", port_data_in_the_wrong_byte_order, "PortsContract", "must be little-endian"),
     Fault("lost string I/O count", string_count_lost, "StringIoContract", "REP INS of 5 items: .* each of them"),
@@ -202,4 +213,6 @@ FAULTS = (
     Fault("ignored MSR count", msr_count_ignored, "MsrsContract", r"put\(Msrs\) took a list with MSR .* said nothing"),
     Fault("map overlapping accepted", overlap_accepted, "MemoryContract", "which overlaps .* accepted"),
     Fault("exit swallowed", exit_swallowed, "RunningContract", "shuts_down_says_so.* the guest did not end"),
+    Fault("narrow APIC ids", narrow_apic_ids, "WideIds", "the id is 0x2c000000, and the vCPU was created with 0x12c"),
+    Fault("id 255 for all", id_255_for_all, "WideIds", "255_is_for_that_processor_alone"),
 )

@@ -115,12 +115,12 @@ def two_numbers_for_two_vcpus_in_any_order(bench):
 
 @refused("vcpu-id-limit")
 def a_vcpu_number_beyond_the_last(bench):
-    bench.vm().create_vcpu(0, 4 * bench.facts.max_vcpus)
+    bench.vm().create_vcpu(0, bench.facts.hardware_id_limit)
 
 
 @accepted
 def the_last_vcpu_number(bench):
-    bench.vm().create_vcpu(0, 4 * bench.facts.max_vcpus - 1)
+    bench.vm().create_vcpu(0, bench.facts.hardware_id_limit - 1)
 
 
 @refused("fields-have-widths")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from anyvisor.config import Topology
 from anyvisor.x86_64.cpuid import Cpuid
 
 DATA = Path(__file__).parent / "data"
@@ -9,6 +10,12 @@ AMD = Cpuid.from_raw_dump((DATA / "amd_epyc_kvm_supported.txt").read_text())
 INTEL = Cpuid.from_raw_dump((DATA / "intel_synthetic.txt").read_text())
 HYGON = AMD.replace(AMD[0].replace(ebx=0x6F677948, edx=0x6E65476E, ecx=0x656E6975))
 HOSTS = {"AMD": AMD, "Intel": INTEL, "Hygon": HYGON}
+
+
+def shaped(shape):
+    """The topology of a shape: sockets, cores and threads."""
+    sockets, cores, threads = shape
+    return Topology(sockets=sockets, cores=cores, threads=threads)
 
 
 def ends_at(host, max_leaf):

@@ -40,10 +40,11 @@ def values(lines, words):
 
 @attrs.frozen
 class SeenCpu:
-    """Where hwloc puts a processor: package, core in it (None: it cannot tell), and who shares its caches."""
+    """Where hwloc puts a processor: package, core and die in it (None: it cannot tell), and who shares its caches."""
 
     package: int
     core: int | None
+    die: int | None
     sharing: dict[str, frozenset[int]]
 
 
@@ -65,11 +66,11 @@ def _hwloc_line(entry):
 
 
 def _seen(tree):
-    objects = {kind: tree.findall(f".//object[@type='{kind}']") for kind in ("Package", "Core", "PU")}
+    objects = {kind: tree.findall(f".//object[@type='{kind}']") for kind in ("Package", "Core", "Die", "PU")}
     caches = [each for each in tree.iter("object") if each.get("type").endswith("Cache")]
     return {
         int(pu.get("os_index")): SeenCpu(
-            *(_index(pu, objects[kind]) for kind in ("Package", "Core")),
+            *(_index(pu, objects[kind]) for kind in ("Package", "Core", "Die")),
             {each.get("type"): _cpus(each) for each in caches if pu in each.iter()},
         )
         for pu in objects["PU"]

@@ -107,7 +107,7 @@ def test_the_processor_is_the_first_with_the_limits_of_both(first, second):
 
 @pytest.mark.parametrize(("first", "second"), PAIRS, ids=" ".join)
 def test_a_guest_of_any_size_can_be_planned_with_it(first, second):
-    guest = guest_cpuid(common_cpuid(ALL[first], ALL[second]), Topology(1, 2, 2), 3, tsc_deadline=False)
+    guest = guest_cpuid(common_cpuid(ALL[first], ALL[second]), Topology(cores=2, threads=2), 3, tsc_deadline=False)
     assert guest.features & {Feature.LM, Feature.NX, Feature.SSE2, Feature.PAE} == {
         Feature.LM, Feature.NX, Feature.SSE2, Feature.PAE,
     }  # fmt: skip

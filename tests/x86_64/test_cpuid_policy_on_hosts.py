@@ -3,9 +3,9 @@
 import re
 
 import pytest
+from cpuid_hosts import shaped
 from cpuid_judges import cpuid_tool, hwloc, values
 
-from anyvisor.config import Topology
 from anyvisor.x86_64.cpuid import REGISTERS, Cpuid
 from anyvisor.x86_64.cpuid_policy import for_vcpu
 from anyvisor.x86_64.features import Feature
@@ -44,7 +44,7 @@ def host(name: str) -> Cpuid:
 
 
 def guests(name: str, shape: tuple[int, int, int]) -> list[Cpuid]:
-    topology = Topology(*shape)
+    topology = shaped(shape)
     return [for_vcpu(host_facts(name), topology, vcpu) for vcpu in range(topology.vcpus)]
 
 
@@ -105,7 +105,7 @@ def test_the_cpuid_tool_sees_a_hypervisor_and_no_counters(name, shape):
 @pytest.mark.parametrize("name", HOSTS)
 def test_the_cpuid_tool_reads_the_same_apic_id_in_every_leaf(name, shape):
     for cpu, lines in enumerate(cpuid_tool(guests(name, shape))):
-        wanted = apic_id(Topology(*shape), cpu)
+        wanted = apic_id(shaped(shape), cpu)
         assert [int(each, 0) for each in values(lines, "process local APIC physical ID")] == [wanted]
         x2apic = values(lines, "extended APIC ID") + values(lines, "x2APIC ID of logical processor")
         assert len(x2apic) == (0 if name == "amd-k10" else 1) + (name in AMD and name != "amd-k10") + _has_0x1f(name)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyvisor.config import Topology
-from anyvisor.errors import ConfigError, PlanError
+from anyvisor.errors import PlanError
 from anyvisor.memory import MIB, Region
 from anyvisor.plan import BootPlan
 from anyvisor.x86_64.layout import Layout, bios_data
@@ -101,8 +101,10 @@ def test_a_topologys_gaps_show_in_the_apic_ids():
 
 
 def test_a_topology_beyond_eight_bit_ids_is_refused():
-    with pytest.raises(ConfigError, match="needs the APIC id"):
+    with pytest.raises(PlanError, match=r'vCPU 160 has the APIC id 256, and ids have 8 bits.*tables = "acpi"'):
         MpTable.for_topology(Topology(sockets=50, cores=5))
+    with pytest.raises(PlanError, match=r'for 255 processors: it can name 254 at most; .*tables = "acpi"'):
+        MpTable.for_topology(Topology(cores=255))
 
 
 @given(st.sets(st.integers(0, 254), min_size=1, max_size=254))
@@ -117,14 +119,14 @@ def test_the_io_apic_never_has_the_id_of_a_processor(ids):
 @pytest.mark.parametrize(
     ("count", "apic_ids", "why"),
     [
-        (0, None, "for 0 processors: it can name 1 to 254"),
+        (0, None, "for 0 processors: it must name one at least"),
         (-1, None, "for -1 processors"),
         (255, None, "for 255 processors"),
         (10**12, None, "for 1000000000000 processors"),
         (2, [0], "for 2 processors: 1 different APIC ids given"),
         (2, [3, 3], "for 2 processors: 1 different APIC ids given"),
-        (2, [0, 255], "APIC ids 0 to 255; they have 8 bits here, and 255 means all"),
-        (2, [0, -1], "APIC ids -1 to 0"),
+        (2, [0, 255], "vCPU 1 has the APIC id 255, and ids have 8 bits here, of which 255 means all"),
+        (2, [0, -1], "vCPU 1 has the APIC id -1"),
     ],
 )
 def test_processors_that_the_table_cannot_name_are_refused(count, apic_ids, why):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
+from anyvisor.errors import HypervisorError
 from anyvisor.x86_64.cpuid import Cpuid
 from anyvisor.x86_64.modes import MODES
 from anyvisor.x86_64.msrs import Msrs
@@ -29,17 +31,32 @@ def survey(kvm: X86KvmFd) -> Survey:
     """The facts of this host: what a vCPU can be given at most, asked of one made for the purpose."""
     cpuid = cpuid_from_kvm(fetch_cpuid(kvm.get_supported_cpuid))
     native = has_virtualisation(Path("/proc/cpuinfo"))
-    supported = cpuid, readable_msrs(kvm, cpuid)
-    return Survey(supported, physical_address_bits(cpuid), native, notes=() if native else (SOFTWARE_KVM,))
+    msrs, tsc_khz = ask_vcpu(kvm, cpuid)
+    notes = () if native else (SOFTWARE_KVM,)
+    return Survey((cpuid, msrs), physical_address_bits(cpuid), native, tsc_khz, notes)
 
 
-def readable_msrs(kvm: X86KvmFd, cpuid: Cpuid) -> Msrs:
-    """The MSRs that a vCPU with every feature has, at reset. KVM's own list has some that it refuses."""
+def ask_vcpu(kvm: X86KvmFd, cpuid: Cpuid) -> tuple[Msrs, int]:
+    """The MSRs that a vCPU with every feature has, at reset, and the speed of its time stamp counter in kHz.
+
+    KVM's own list has MSRs that it refuses. It knows no speed, 0, where the host's counter does not keep one.
+    """
     with X86VmFd(kvm, kvm.create_vm()) as vm:
         vm.prepare()
         with X86VcpuFd(vm, vm.create_vcpu(0)) as vcpu:
             put_cpuid(vcpu, cpuid)
-            return get_msrs(vcpu)
+            return get_msrs(vcpu), _tsc_khz(kvm, vcpu)
+
+
+def _tsc_khz(kvm: X86KvmFd, vcpu: X86VcpuFd) -> int:
+    if not kvm.has(Cap.GET_TSC_KHZ):
+        return 0
+    try:
+        return vcpu.get_tsc_khz()
+    except HypervisorError as error:
+        if error.errno != errno.EIO:
+            raise
+        return 0
 
 
 def physical_address_bits(cpuid: Cpuid) -> int:

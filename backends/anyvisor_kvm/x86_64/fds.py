@@ -29,6 +29,8 @@ NOT_FILLED = 0xFFFFFFFF
 """What no leaf is called: marks the entries that KVM leaves as they are. Linux 6.1 does not say how many it filled."""
 EXACT_EVENTS = {Cap.EXCEPTION_PAYLOAD: PAYLOAD, Cap.X86_TRIPLE_FAULT_EVENT: TRIPLE_FAULT}
 """Capabilities that make VcpuEvents exact once they are enabled, and the flag of each in the structure."""
+WIDE_APIC_IDS = abi.KVM_X2APIC_API_USE_32BIT_IDS | abi.KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK
+"""In x2APIC mode, ids of 32 bits in Lapic and in messages, where 255 is one processor and not all. Linux 4.7."""
 
 
 class X86KvmFd(KvmFd):
@@ -55,6 +57,11 @@ class X86KvmFd(KvmFd):
     def exact_events(self) -> dict[Cap, int]:
         """Which of EXACT_EVENTS this KVM has."""
         return {cap: flag for cap, flag in EXACT_EVENTS.items() if self.has(Cap.ENABLE_CAP_VM, cap)}
+
+    @functools.cached_property
+    def has_wide_apic_ids(self) -> bool:
+        """Whether this KVM has WIDE_APIC_IDS."""
+        return self.has(Cap.ENABLE_CAP_VM, Cap.X2APIC_API)
 
     @functools.cached_property
     def sync_bits(self) -> int:
@@ -93,6 +100,8 @@ class X86VmFd(VmFd):
         self.xsave_bytes = max(self.check_extension(Cap.XSAVE2), self.xsave_bytes)
         for cap in self._kvm.exact_events:
             self.enable(cap)
+        if self._kvm.has_wide_apic_ids:
+            self.enable(Cap.X2APIC_API, WIDE_APIC_IDS)
         self.event_flags = NMI_PENDING | SHADOW | SMM | sum(self._kvm.exact_events.values())
         self.sync_bits = self._kvm.sync_bits
         self.msr_indices = self._kvm.msr_indices
@@ -113,6 +122,7 @@ class X86VcpuFd(VcpuFd):
     get_cpuid2 = iowr(0x91, abi.kvm_cpuid2)
     get_vcpu_events = ior(0x9F, abi.kvm_vcpu_events)
     set_vcpu_events = iow(0xA0, abi.kvm_vcpu_events)
+    get_tsc_khz = io(0xA3)
     get_debugregs = ior(0xA1, abi.kvm_debugregs)
     set_debugregs = iow(0xA2, abi.kvm_debugregs)
     get_xsave = misnamed_ior(0xA4, abi.kvm_xsave)

@@ -2,7 +2,9 @@
 
 Some facts about KVM's side. Asking for MpState may change the local APIC. And what KVM_SET_CPUID2 is given is not what
 KVM_GET_CPUID2 returns later, since KVM keeps up to date the bits that change at run time; once a vCPU has run, its
-table can only be set to what it is. That a vCPU stands in HLT is known to KVM only where it has the interrupt
+table can only be set to what it is. A local APIC's id register holds eight bits at its upper end; in x2APIC mode, since
+the backend asks for ids of 32 bits (`X86VmFd.prepare`), all of the id, and none but the vCPU's own can be put. That a
+vCPU stands in HLT is known to KVM only where it has the interrupt
 controllers; elsewhere the backend keeps it (`VcpuFd.halted`).
 """
 

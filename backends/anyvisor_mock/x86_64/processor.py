@@ -2,7 +2,8 @@
 
 Some facts about what is one in the processor and two in the interface. EFER, the APIC base and the bases of FS and GS
 are in Sregs and are MSRs. CR8 is the upper half of the local APIC's task priority. An interrupt on its way is in
-VcpuEvents and in the bitmap of Sregs. The FPU is the first part of the XSAVE area.
+VcpuEvents and in the bitmap of Sregs. The FPU is the first part of the XSAVE area. The APIC base says which id the
+local APIC has.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 import attrs
 
 from anyvisor.errors import Unsupported
-from anyvisor.facts import HostFacts
+from anyvisor.facts import Capability, HostFacts
 from anyvisor.states import VcpuState
 from anyvisor.x86_64.control import ApicBase, Efer, Rflags
 from anyvisor.x86_64.cpuid import Cpuid
@@ -33,7 +34,7 @@ from anyvisor.x86_64.state import (
     Xsave,
 )
 from anyvisor_mock.rules import Rule
-from anyvisor_mock.x86_64 import cpuid, events, msrs, rules, sregs, xsave
+from anyvisor_mock.x86_64 import apic, cpuid, events, msrs, rules, sregs, xsave
 from anyvisor_mock.x86_64.widths import check_widths
 
 S = TypeVar("S", bound=VcpuState)
@@ -49,6 +50,7 @@ class X86Processor:
 
     def __init__(self, name: str, hardware_id: int, facts: HostFacts, *, has_irqchip: bool):
         self._name = name
+        self._hardware_id = hardware_id
         self._facts = facts
         self._has_irqchip = has_irqchip
         self._states: dict[type[VcpuState], Any] = {type(each): each for each in reset_states(hardware_id)}
@@ -119,7 +121,14 @@ class X86Processor:
     def _get_lapic(self) -> Lapic:
         if not self._has_irqchip:
             raise rules.LAPIC_CHIPS.broken("get Lapic", self._name)
-        return self._now(Lapic)
+        now = self._now(Lapic)
+        if self._in_x2apic_mode and not self._facts.has(Capability.X2APIC):
+            return attrs.evolve(now, id=apic.narrow(now.id))
+        return now
+
+    @property
+    def _in_x2apic_mode(self) -> bool:
+        return self._now(Sregs).apic_base.x2apic
 
     def _get_msrs(self) -> Msrs:
         found = {index: value for index, value in self._msrs.items() if index in self._msrs_listed}
@@ -164,6 +173,7 @@ class X86Processor:
         before = self._now(Sregs)
         cr8 = state.cr8 if state.cr8 < TASK_PRIORITIES else before.cr8
         self._states[Sregs] = attrs.evolve(state, cr8=cr8, interrupt_bitmap=0)
+        self._switch_apic(before.apic_base, state.apic_base)
         self._states[Lapic] = attrs.evolve(self._now(Lapic), task_priority=cr8 << 4)
         if state.interrupt_bitmap:
             vector = (state.interrupt_bitmap & -state.interrupt_bitmap).bit_length() - 1
@@ -172,6 +182,9 @@ class X86Processor:
             )
         if self.halted and events.is_reset(self._now(Regs), state):
             self._states[MpState] = MpState()
+
+    def _switch_apic(self, before: ApicBase, after: ApicBase) -> None:
+        self._states[Lapic] = apic.switched(self._now(Lapic), self._hardware_id, before, after)
 
     def _put_cpuid(self, state: Cpuid) -> None:
         self._refuse(state, next(cpuid.broken_rules(state), None))
@@ -202,6 +215,10 @@ class X86Processor:
     def _put_lapic(self, state: Lapic) -> None:
         if not self._has_irqchip:
             self._refuse(state, (rules.LAPIC_CHIPS, "its VM has none"))
+        if self._in_x2apic_mode:
+            if self._facts.has(Capability.X2APIC) and state.id != self._hardware_id:
+                self._refuse(state, (rules.X2APIC_ID, f"id={state.id:#x} of vCPU number {self._hardware_id:#x}"))
+            state = apic.fixed(state, self._hardware_id)
         self._states[Lapic] = state
         self._states[Sregs] = attrs.evolve(self._now(Sregs), cr8=state.task_priority >> 4)
 
@@ -231,9 +248,9 @@ class X86Processor:
 
     def _put_msrs(self, state: Msrs) -> None:
         for entry in state:
-            rule = msrs.broken_rule(entry, self._table, self._msrs_listed)
-            detail = f"{msr_name(entry.index)}={entry.value:#x} refused; the MSRs before it are set"
-            self._refuse(state, None if rule is None else (rule, detail))
+            if rule := msrs.broken_rule(entry, self._table, self._msrs_listed):
+                detail = f"{msr_name(entry.index)}={entry.value:#x} refused; the MSRs before it are set"
+                self._refuse(state, (rule, detail))
             self._put_msr(entry)
 
     def _put_msr(self, entry: MsrEntry) -> None:
@@ -244,6 +261,7 @@ class X86Processor:
         elif entry.index == Msr.EFER:
             now = attrs.evolve(now, efer=Efer(entry.value).replace(lma=now.efer.lma))
         elif entry.index == Msr.APIC_BASE:
+            self._switch_apic(now.apic_base, ApicBase(entry.value))
             now = attrs.evolve(now, apic_base=ApicBase(entry.value))
         elif entry.index == Msr.FS_BASE:
             now = attrs.evolve(now, fs=attrs.evolve(now.fs, base=entry.value))

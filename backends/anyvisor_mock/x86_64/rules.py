@@ -50,6 +50,9 @@ APIC_BASE_RESERVED = Rule(
     INVALID,
 )
 X2APIC = Rule("x2apic-needs-apic", "An x2APIC is enabled: bit 10 of the APIC base needs bit 11.", INVALID)
+X2APIC_ID = Rule(
+    "x2apic-id-is-fixed", "In x2APIC mode the local APIC's id is the vCPU's number, and stays it.", INVALID
+)
 DEBUG_WIDTH = Rule("debug-registers-have-32-bits", "The upper halves of DR6 and DR7 are zero (Vol. 3, 18.2).", INVALID)
 
 CPUID_LIMIT = Rule("cpuid-entry-limit", "A CPUID table has at most 256 entries.", errno.E2BIG)

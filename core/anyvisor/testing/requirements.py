@@ -30,6 +30,7 @@ def needs(
     vcpus: int = 1,
     memory_slots: int = 1,
     address_bits: int = 0,
+    hardware_id: int = 0,
     architecture: str = "",
     lacks: tuple[Capability, ...] = (),
 ) -> Callable[[F], F]:
@@ -39,7 +40,7 @@ def needs(
     """
     wanted = {
         "capabilities": capabilities, "states": states, "modes": modes, "vcpus": vcpus, "memory_slots": memory_slots,
-        "address_bits": address_bits, "architecture": architecture, "lacks": lacks,
+        "address_bits": address_bits, "hardware_id": hardware_id, "architecture": architecture, "lacks": lacks,
     }  # fmt: skip
     mark = getattr(pytest.mark, NEEDS)(**wanted)
 
@@ -72,6 +73,8 @@ def missing(facts: HostFacts, wanted: dict[str, Any]) -> list[str]:
         found.append(f"{wanted['memory_slots']} memory slots")
     if facts.physical_address_bits < wanted["address_bits"]:
         found.append(f"{wanted['address_bits']} physical address bits")
+    if facts.hardware_id_limit <= wanted["hardware_id"]:
+        found.append(f"the hardware id {wanted['hardware_id']}")
     if wanted["architecture"] not in ("", facts.architecture):
         found.append(f"the architecture {wanted['architecture']}")
     return found

@@ -68,7 +68,7 @@ def _entries(entries: Iterable[CpuidEntry]) -> tuple[CpuidEntry, ...]:
 
 
 @named("x86_64.Cpuid")
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class Cpuid(VcpuState):
     """The CPUID table of one vCPU. A value: what changes it returns a new table.
 
@@ -259,6 +259,8 @@ def _position(table: list[CpuidEntry], new: CpuidEntry) -> int:
 
 
 def _changes(before: CpuidEntry | None, after: CpuidEntry | None) -> Iterator[str]:
+    if before == after:
+        return
     if before is None or after is None:
         entry = before or after
         assert entry is not None
@@ -271,10 +273,10 @@ def _changes(before: CpuidEntry | None, after: CpuidEntry | None) -> Iterator[st
 
 
 def _register_changes(entry: CpuidEntry, register: Register, before: int, after: int) -> Iterator[str]:
-    unnamed = before ^ after
-    for position in range(32):
+    changed = unnamed = before ^ after
+    for position in range(changed.bit_length()):
         feature = BY_PLACE.get((entry.leaf, entry.subleaf, register, position))
-        if feature and unnamed >> position & 1:
+        if feature and changed >> position & 1:
             unnamed &= ~(1 << position)
             yield f"{'+' if after >> position & 1 else '-'}{feature.name}"
     if unnamed:

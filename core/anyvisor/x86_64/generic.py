@@ -1,12 +1,14 @@
 """Facts of a plain x86_64 machine, for planning a boot where no hypervisor is at hand.
 
-The processor is the least that a 64-bit Linux runs on (x86-64-v1 of the psABI) with an APIC; the interrupt chips and
-the timer are the hypervisor's. A plan made with these facts runs on any backend that has as much.
+The processor is the least that a 64-bit Linux runs on (x86-64-v1 of the psABI) with an APIC that has x2APIC mode, so
+that machines of any size can be planned; the interrupt chips and the timer are the hypervisor's. A plan made with
+these facts runs on any backend that has as much.
 """
 
 from __future__ import annotations
 
 from anyvisor.codec import name_of
+from anyvisor.config import MAX_VCPUS
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.x86_64.chips import Clock, Irqchip, Pit
 from anyvisor.x86_64.cpuid import Cpuid, CpuidEntry
@@ -20,6 +22,7 @@ _FEATURES = (
     Feature.FPU, Feature.VME, Feature.DE, Feature.PSE, Feature.TSC, Feature.MSR, Feature.PAE, Feature.MCE, Feature.CX8,
     Feature.APIC, Feature.SEP, Feature.MTRR, Feature.PGE, Feature.MCA, Feature.CMOV, Feature.PAT, Feature.PSE36,
     Feature.CLFSH, Feature.MMX, Feature.FXSR, Feature.SSE, Feature.SSE2, Feature.SYSCALL, Feature.NX, Feature.LM,
+    Feature.X2APIC,
 )  # fmt: skip
 
 
@@ -50,6 +53,7 @@ FACTS = HostFacts(
         {
             Capability.IRQCHIP,
             Capability.PIT,
+            Capability.X2APIC,
             Capability.NATIVE,
             Capability.FULL_SYSTEM,
             Capability.FULL_PROCESSOR,
@@ -59,8 +63,8 @@ FACTS = HostFacts(
     states=tuple(name_of(kind) for kind in (*VCPU_STATES, Fpu, Irqchip, Pit, Clock)),
     modes=MODES,
     supported=(_cpuid(),),
-    max_vcpus=254,
-    recommended_vcpus=254,
+    max_vcpus=MAX_VCPUS,
+    recommended_vcpus=MAX_VCPUS,
     max_memory_slots=32,
     physical_address_bits=PHYSICAL_ADDRESS_BITS,
     notes=("planned with generic facts: no hypervisor was asked",),

@@ -8,6 +8,7 @@ LINT1. Application processors have LINT0 masked. Registers and their offsets: SD
 from __future__ import annotations
 
 import enum
+import functools
 import struct
 
 import attrs
@@ -116,6 +117,7 @@ class Lapic(VcpuState):
         return bytes(page)
 
 
+@functools.cache
 def boot_lapic(*, boot_processor: bool) -> Change:
     """LINT0 and LINT1 as firmware leaves them: ExtINT on LINT0 (masked on application processors), NMI on LINT1."""
     return Change(

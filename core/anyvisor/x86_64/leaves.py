@@ -88,17 +88,29 @@ class LevelType(enum.IntEnum):
     NONE = 0
     SMT = 1
     CORE = 2
+    MODULE = 3
+    TILE = 4
+    DIE = 5
 
 
-def _level_type(value: int) -> LevelType | int:
-    return LevelType(value) if value in LevelType._value2member_map_ else value
+class AmdLevelType(enum.IntEnum):
+    """What a subleaf of leaf 0x80000026 tells about; NONE ends the list.
+
+    Where Intel names what is counted (SMT: the threads of a core), AMD names what they are in (CORE: the same threads).
+    """
+
+    NONE = 0
+    CORE = 1
+    COMPLEX = 2
+    DIE = 3
+    SOCKET = 4
 
 
 class Level(Bits):
-    """ECX of leaves 0xB and 0x1F."""
+    """ECX of leaves 0xB, 0x1F and 0x80000026, whose types are `AmdLevelType`s."""
 
     number = field(0, 8)
-    type = field(8, 8, _level_type)
+    type = field(8, 8)
 
 
 class AmdSizes(Bits):

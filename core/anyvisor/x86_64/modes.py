@@ -18,14 +18,13 @@ import attrs
 
 from anyvisor.x86_64.control import Cr0, Cr4, Efer
 from anyvisor.x86_64.gdt import BOOT_GDT, FLAT32_GDT, Gdt
-from anyvisor.x86_64.registers import BOOT_CS, BOOT_DS, BOOT_TR
+from anyvisor.x86_64.registers import BOOT_CS, BOOT_DS, BOOT_TR, DATA_SEGMENTS
 from anyvisor.x86_64.state import SegmentRegister, Sregs
 
 REAL, PROTECTED, LONG = "real", "protected", "long"
 MODES = (REAL, PROTECTED, LONG)
 """Their names in `HostFacts.modes`."""
 
-DATA_SEGMENTS = ("ds", "es", "fs", "gs", "ss")
 REAL_DATA = SegmentRegister(limit=0xFFFF, type=3, s=True, present=True)
 REAL_CODE = attrs.evolve(REAL_DATA, type=0xB)
 """64 KiB from address 0, as loading selector 0 gives; accessed, so that the type is 3 and not 2."""

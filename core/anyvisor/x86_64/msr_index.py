@@ -130,6 +130,7 @@ KVM_RANGE = range(0x4B56_4D00, 0x4B56_4E00)
 
 def msr_name(index: int) -> str:
     """The manuals' name of an MSR: `IA32_EFER`, `MSR_PLATFORM_INFO`, `HWCR`; `MSR 0x123` for one without."""
+    index = int(index)
     if index in MTRR_VARIABLE:
         return f"IA32_MTRR_PHYS{('BASE', 'MASK')[index % 2]}{(index - MTRR_VARIABLE.start) // 2}"
     if index in MACHINE_CHECK_BANKS:
@@ -143,7 +144,8 @@ def msr_name(index: int) -> str:
 
 
 def _prefix(msr: Msr) -> str:
-    if msr in _AMD or msr in _AMD_ONLY or msr.name.startswith("KVM_"):
+    """A range looks for anything but a plain int one number after the other."""
+    if int(msr) in _AMD or msr in _AMD_ONLY or msr.name.startswith("KVM_"):
         return ""
     return "MSR_" if msr in _MODEL_SPECIFIC else "IA32_"
 

@@ -12,6 +12,7 @@ vCPU need not fit another.
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
@@ -149,6 +150,8 @@ class Msrs(VcpuState):
 
     def replace(self, values: Mapping[Msr, int] | Mapping[int, int]) -> Msrs:
         """These MSRs with some values changed; those that are new come last."""
+        if not values:
+            return self
         return Msrs.of({each.index: each.value for each in self.entries} | {int(i): v for i, v in values.items()})
 
     def without(self, *indices: int) -> Msrs:
@@ -160,8 +163,9 @@ class Msrs(VcpuState):
         return "\n".join(str(each) for each in self.entries)
 
 
+@functools.cache
 def boot_msrs() -> Msrs:
-    """The MSRs as firmware leaves them: memory is cached, strings are fast, the rest is zero."""
+    """The MSRs as firmware leaves them, for any vCPU: memory is cached, strings are fast, the rest is zero."""
     return Msrs.of(
         {
             Msr.SYSENTER_CS: 0,

@@ -44,7 +44,7 @@ def reset_states(index: int = 0) -> tuple[VcpuState, ...]:
         Xsave(FCW.to_bytes(24, "little") + MXCSR.to_bytes(XSAVE_BYTES - 24, "little")),
         Xcrs(),
         DebugRegs(),
-        Lapic(id=index << 24),
+        Lapic(id=(index & 0xFF) << 24),
         VcpuEvents(),
     )
 

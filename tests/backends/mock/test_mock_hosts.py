@@ -131,7 +131,8 @@ def test_capabilities_and_limits_are_those_of_the_kvm_here() -> None:
     native = {Capability.NATIVE, Capability.FULL_SYSTEM}
     for facts in map(host_facts, MACHINES):
         assert facts.capabilities - native == here.capabilities - native
-        assert (facts.max_vcpus, facts.max_memory_slots) == (here.max_vcpus, here.max_memory_slots)
+        limits = ("max_vcpus", "max_memory_slots", "hardware_id_limit")
+        assert [getattr(facts, each) for each in limits] == [getattr(here, each) for each in limits]
 
 
 @pytest.mark.parametrize("name", MACHINES)
@@ -191,7 +192,9 @@ def test_an_unknown_host_is_refused_with_the_names_of_those_there_are() -> None:
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_a_boot_is_planned_on_every_host(name: str, kernel: Path) -> None:
-    plan = assemble(MachineConfig(kernel=kernel, topology=Topology(2, 4, 2), vcpus=16), host_facts(name))
+    plan = assemble(
+        MachineConfig(kernel=kernel, topology=Topology(sockets=2, cores=4, threads=2), vcpus=16), host_facts(name)
+    )
     assert [each.apic_id for each in cpuids(plan)] == list(range(16))
 
 
@@ -202,7 +205,7 @@ def test_one_boot_is_planned_for_any_two_hosts_and_asks_for_nothing_that_one_lac
     both = table(first).features & table(second).features
     for a, b in ((first, second), (second, first)):
         common = common_facts(host_facts(a), host_facts(b))
-        plan = assemble(MachineConfig(kernel=kernel, topology=Topology(1, 2, 1), vcpus=2), common)
+        plan = assemble(MachineConfig(kernel=kernel, topology=Topology(cores=2), vcpus=2), common)
         guest, _ = cpuids(plan)
         assert guest.features - both <= {Feature.HYPERVISOR, Feature.TSC_DEADLINE, Feature.HTT, Feature.CMP_LEGACY}
         assert guest.vendor == table(a).vendor

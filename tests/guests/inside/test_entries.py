@@ -1,8 +1,8 @@
 """Debian's kernels on real KVM by every entry that they have, up to userspace.
 
-Those for i386 are left to the emulated processor. On the KVM in here (SVM as QEMU 7.2 emulates it) they print nothing:
-by the Linux protocol they hang, by PVH they die of a triple fault, and whose fault that is has not been found out.
-64-bit kernels, which two of these protocols start in 32-bit mode as well, come up.
+Those for i386 are left to the emulated processor. On the KVM in here (SVM as QEMU 7.2 emulates it) they print nothing,
+and QEMU itself, as the VMM on this KVM, gets no further with them. 64-bit kernels, which two of these protocols start in
+32-bit mode as well, come up.
 """
 
 import pytest

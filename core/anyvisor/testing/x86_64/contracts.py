@@ -16,6 +16,7 @@ from anyvisor.testing.x86_64.registers import RegistersContract
 from anyvisor.testing.x86_64.reset import ResetContract
 from anyvisor.testing.x86_64.segments import SegmentsContract
 from anyvisor.testing.x86_64.strings import StringIoContract
+from anyvisor.testing.x86_64.x2apic import WideIdsContract
 from anyvisor.testing.x86_64.xsave import XcrsContract, XsaveContract
 
 
@@ -36,5 +37,6 @@ class X86Contracts(
     CpuidContract,
     MsrsContract,
     RestoreOrderContract,
+    WideIdsContract,
 ):
     """Instructions, registers and modes of x86_64; another architecture skips them, by name."""
