@@ -12,15 +12,13 @@ import attrs
 from anyvisor.errors import ConfigError
 from anyvisor.identity import Identity
 from anyvisor.memory import MIB, PAGE_BYTES, format_size, parse_size
-from anyvisor.topology import NumaNode, Topology, check_numa
+from anyvisor.topology import MAX_VCPUS, NumaNode, Topology, check_numa
 
 __all__ = ["DEFAULT_COMMAND_LINE", "MAX_VCPUS", "Identity", "MachineConfig", "NumaNode", "Raw", "Topology"]
 
 DEFAULT_COMMAND_LINE = "console=ttyS0 panic=-1 pci=off"
 """Console on the serial port, a reset after a panic, and no search for a PCI bus, which the machine has not."""
 DEFAULT_MEMORY_BYTES = 512 * MIB
-MAX_VCPUS = 4096
-"""The most vCPUs that any hypervisor runs; each backend has a limit of its own."""
 
 Tables = Literal["acpi", "mptable", "both", "none"]
 Mode = Literal["real", "protected", "long"]
@@ -106,7 +104,7 @@ def _one_socket(vcpus: object) -> Topology:
 
 def default_command_line(tables: str) -> str:
     """The command line of a machine with those tables: a kernel is told when there is no ACPI to look for."""
-    return DEFAULT_COMMAND_LINE if tables in {"acpi", "both"} else f"{DEFAULT_COMMAND_LINE} acpi=off"
+    return DEFAULT_COMMAND_LINE if tables in ("acpi", "both") else f"{DEFAULT_COMMAND_LINE} acpi=off"
 
 
 @attrs.frozen
@@ -195,7 +193,7 @@ class MachineConfig:
 
         So does a default command line that no longer fits the tables.
         """
-        if "vcpus" in changes:
+        if changes.get("vcpus", self.vcpus) != self.vcpus:
             changes.setdefault("topology", _one_socket(changes["vcpus"]))
         if "tables" in changes and self.command_line == default_command_line(self.tables):
             changes.setdefault("command_line", default_command_line(changes["tables"]))

@@ -10,6 +10,8 @@ import attrs
 from anyvisor.errors import ConfigError
 from anyvisor.memory import PAGE_BYTES, format_size, parse_size
 
+MAX_VCPUS = 4096
+"""The most vCPUs that any hypervisor runs; each backend has a limit of its own."""
 LOCAL_DISTANCE, REMOTE_DISTANCE, MAX_DISTANCE = 10, 20, 254
 """Of a node to itself, by default to another, and the longest one with a path (ACPI 6.5, 5.2.17: 255 is none)."""
 
@@ -53,7 +55,7 @@ def _numbers(values: str | Iterable[int]) -> tuple[int, ...]:
     try:
         numbers = tuple(_ranges(values) if isinstance(values, str) else values)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f'numa: {values!r} is not a list of numbers; give [0, 1] or "0-1"') from error
+        raise ConfigError(f'numa: {values!r} is not a list of numbers below {MAX_VCPUS}; give [0, 1] or "0-1"') from error
     for each in numbers:
         if isinstance(each, bool) or not isinstance(each, int) or each < 0:
             raise ConfigError(f"numa: {each!r} is not a number from 0 up")
@@ -63,7 +65,10 @@ def _numbers(values: str | Iterable[int]) -> tuple[int, ...]:
 def _ranges(text: str) -> Iterator[int]:
     for part in filter(None, text.replace(" ", "").split(",")):
         first, _, last = part.partition("-")
-        yield from range(int(first), int(last or first) + 1)
+        run = range(int(first), int(last or first) + 1)
+        if not run or run[-1] >= MAX_VCPUS:
+            raise ValueError(part)
+        yield from run
 
 
 @attrs.frozen
@@ -79,7 +84,7 @@ class NumaNode:
     distances: tuple[int, ...] = attrs.field(default=(), converter=_numbers)
 
     def __attrs_post_init__(self) -> None:
-        if self.memory % PAGE_BYTES:
+        if self.memory < 0 or self.memory % PAGE_BYTES:
             raise ConfigError(f"numa: memory: {self.memory} bytes is not a whole number of {PAGE_BYTES}-byte pages")
 
 

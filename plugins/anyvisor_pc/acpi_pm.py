@@ -1,6 +1,6 @@
 """The power-management device: how a guest with ACPI switches its machine off, resets it and tells the time.
 
-Some facts about the PM registers (ACPI specification 6.4, 4.8). The status register says what happened; a 1 written to
+Some facts about the PM registers (ACPI specification 6.5, 4.8). The status register says what happened; a 1 written to
 a bit clears it. A bit that is set there and in the enable register raises the SCI, the one interrupt that ACPI has,
 until it is cleared. A PC's control register also says whether ACPI or the BIOS is in charge; here is no BIOS that could
 be, so SCI_EN is always set. A guest goes to sleep by writing the number of a state to SLP_TYP and 1 to SLP_EN, in one

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 
+import attrs
 import click
 import pytest
 from guests_in_bytes import HELLO, elf

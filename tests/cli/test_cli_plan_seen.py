@@ -25,7 +25,7 @@ def test_tables_of_all_kinds_are_shown_together(invoke, kernel):
         "plan", kernel, "--cpus", "4", "-m", "1G", "--tables", "both", "--numa", "512M:0-1", "--numa", "512M:2-3"
     ).stdout
     for line in (
-        "  MADT (APIC): revision 5, ",
+        "  MADT (APIC): revision 6, ",
         "    processors 0-3: APIC ids 0-3, enabled",
         "    processor 1-3: enabled, signature 0x600, features 0x201",
         "  handle 0x0100, type 1, System Information",

@@ -55,7 +55,7 @@ def kernel(tmp_path):
 def test_it_is_found_by_its_entry_point(stranger):
     found = {each["name"]: each for each in json.loads(stranger.anyvisor("plugins", "--json"))["plugins"]}
     assert found["flat-gdt"]["distribution"] == "anyvisor-flat-gdt"
-    assert set(found["flat-gdt"]["hooks"]) == {"anyvisor_gdt", "anyvisor_cpuid", "anyvisor_mptable"}
+    assert set(found["flat-gdt"]["hooks"]) == {"anyvisor_gdt", "anyvisor_cpuid", "anyvisor_acpi"}
 
 
 def test_a_plan_shows_its_work(stranger, kernel):
@@ -63,11 +63,11 @@ def test_a_plan_shows_its_work(stranger, kernel):
     steps = shown.partition("Steps\n")[2].splitlines()
     assert {" ".join(line.split()) for line in steps} >= {
         "anyvisor_gdt flat-gdt",
-        "anyvisor_mptable linux, dropped by flat-gdt",
+        "anyvisor_acpi linux, dropped by flat-gdt",
         "anyvisor_cpuid linux, adjusted by flat-gdt",
     }
     assert re.search(r"0x0038 .* 3 +0xa0fb +code64", shown)
-    assert "MP table\n  none\n" in shown
+    assert "ACPI tables\n  none\n" in shown
 
 
 def test_its_own_tests_pass(stranger):

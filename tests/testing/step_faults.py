@@ -61,12 +61,12 @@ FAULTS = {
         """
         class Mine:
             @hookimpl
-            def anyvisor_gdt(self, kernel):
+            def anyvisor_gdt(self, initrd):
                 return BOOT_GDT
         """,
         {"anyvisor_gdt"},
         "test_the_plugin_registers_without_a_problem",
-        "plugin Mine: refused: *kernel*",
+        "plugin Mine: refused: *initrd*",
     ),
     "GDT with an entry that contradicts itself": (
         """
@@ -133,7 +133,7 @@ FAULTS = {
                 return {}[vcpu]
         """,
         {"anyvisor_msrs"},
-        "test_there_is_a_plan_on_every_host[most]",
+        "test_there_is_a_plan_on_every_host[254]",
         "no plan with Mine (254 vCPUs, host generic), in anyvisor_msrs: PluginError: *KeyError: 0",
     ),
     "wrapper that forgets to return": (

@@ -53,7 +53,7 @@ OF_THEIR_OWN = """
 
     @pytest.fixture
     def config(self, kernel):
-        return MachineConfig(kernel=kernel, vcpus=3, command_line="quiet")
+        return MachineConfig(kernel=kernel, vcpus=3, command_line="quiet", tables="mptable")
 
     def test_difference(self, difference, plan, default_plan, setting):
         assert "every vCPU Cpuid -SSE2" in difference

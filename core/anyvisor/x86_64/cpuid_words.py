@@ -16,7 +16,6 @@ COMPONENTS = {
     13: "HDC", 14: "UINTR", 15: "LBR", 16: "HWP", 17: "AMX configuration", 18: "AMX tiles", 19: "APX",
 }  # fmt: skip
 """Components of the XSAVE area by number; SDM Vol. 1, 13.1."""
-TIMING = 0x4000_0010
 
 
 def sections(cpuid: Cpuid) -> Iterator[tuple[str, list[str]]]:
@@ -88,7 +87,7 @@ def _hypervisor(cpuid: Cpuid) -> Iterator[str]:
     if not cpuid.hypervisor:
         return
     yield f"{cpuid.hypervisor}, leaves up to {cpuid[Leaf.HYPERVISOR].eax:#x}"
-    if timing := cpuid.get(TIMING):
+    if timing := cpuid.get(Leaf.TIMING):
         yield f"TSC {timing.eax / 1000:.3f} MHz, APIC timer {timing.ebx / 1000:.3f} MHz"
 
 

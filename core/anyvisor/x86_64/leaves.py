@@ -26,6 +26,8 @@ class Leaf(enum.IntEnum):
     PERFORMANCE_MONITORING_V2 = 0x23
     HYPERVISOR = 0x4000_0000
     KVM_FEATURES = 0x4000_0001
+    TIMING = 0x4000_0010
+    """The TSC's speed and the local APIC timer's, in kHz; VMware's leaf, which other hypervisors took over."""
     EXTENDED = 0x8000_0000
     EXTENDED_PROCESSOR = 0x8000_0001
     BRAND = 0x8000_0002

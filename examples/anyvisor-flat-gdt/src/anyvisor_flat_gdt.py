@@ -2,7 +2,7 @@
 
 Such a kernel runs programs in user mode before it has learned to build tables, saves 512 bytes of FXSAVE when it
 switches between them, and drives one processor. So it gets a GDT with the segments of user mode, a processor without
-wider registers than those of SSE, and no MP table that would tell it of more processors.
+wider registers than those of SSE, and no ACPI tables, which take an interpreter to read.
 """
 
 from anyvisor import hookimpl
@@ -42,6 +42,6 @@ def anyvisor_cpuid():
 
 
 @hookimpl(wrapper=True)
-def anyvisor_mptable():
-    """Drops the MP table: a machine can do without it, so a wrapper may return None."""
+def anyvisor_acpi():
+    """Drops the ACPI tables: a machine can do without it, so a wrapper may return None."""
     yield
