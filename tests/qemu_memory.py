@@ -27,7 +27,7 @@ def memory_of(machine, path, mib, *options, until=(b"RSD PTR ", b"_MP_")):
             time.sleep(1)  # what comes last may be half written
             _ask(qemu, "pmemsave", val=0, size=mib << 20, filename=str(path))
         finally:
-            qemu.kill()
+            qemu.terminate()  # which `timeout` passes on; killed, it would leave QEMU behind
     return path
 
 

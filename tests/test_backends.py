@@ -5,6 +5,7 @@ from anyvisor import Capability, MachineConfig, hookimpl
 from anyvisor.backends import hypervisors, open_hypervisor
 from anyvisor.errors import HypervisorError, HypervisorUnavailable, PluginError
 from anyvisor.plugins import Plugins
+from anyvisor.x86_64.cpu_models import cpu_model, host_for
 from anyvisor.x86_64.generic import FACTS
 from anyvisor_mock import MockHypervisor
 
@@ -86,6 +87,8 @@ KINDS = {
     "mock": {Capability.FULL_SYSTEM, Capability.NATIVE},
 }
 VCPUS = {"emulated": 1, "second": 1}
+TABLES = {}
+"""What the processors of those can do that are not plain ones."""
 
 
 class Opened(MockHypervisor):
@@ -96,6 +99,7 @@ class Opened(MockHypervisor):
     def __init__(self, name):
         facts = attrs.evolve(FACTS, backend=name, capabilities=frozenset(KINDS[name]), max_vcpus=VCPUS.get(name, 8))
         modes = () if name == "mock" else facts.modes
+        facts = attrs.evolve(facts, supported=TABLES.get(name, facts.supported))
         super().__init__(attrs.evolve(facts, notes=(f"the {name} note",), modes=modes))
         self.made.append(self)
 
@@ -183,6 +187,16 @@ def test_a_deterministic_machine_gets_a_backend_that_can_count_time(choose):
     wanted = "backend emulated, an emulated processor; native: it cannot run a deterministic machine"
     assert choose("native", "emulated", deterministic=True) == ("emulated", wanted)
     assert choose("native", "emulated", deterministic=False)[0] == "native"
+
+
+def test_a_backend_that_cannot_give_the_cpu_model_is_passed_over_if_another_can(choose, monkeypatch):
+    wanted = "backend emulated, an emulated processor; native: it lacks 7 of the things that the CPU model x86-64-v2"
+    monkeypatch.setitem(TABLES, "emulated", host_for(cpu_model("x86-64-v2").template).supported)
+    taken, line = choose("native", "emulated", cpu="x86-64-v2")
+    assert taken == "emulated" and line.startswith(wanted)
+    assert choose("native", "emulated", cpu="x86-64-v1")[0] == "native"
+    assert choose("native", "second", cpu="x86-64-v2")[0] == "native"  # none can: the plan says what is missing
+    assert choose("native", "emulated", cpu="no-such-model")[0] == "native"
 
 
 def test_where_nothing_can_be_used_each_backend_is_named_with_its_remedy_and_closed(choose):

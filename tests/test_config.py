@@ -60,6 +60,13 @@ def test_wrong_values_are_refused_with_the_way_out(values, message):
         (lambda: Identity(serial=7), "identity.serial: 7 is not text"),
         (lambda: NumaNode("1.5K"), "numa: memory"),
         (lambda: NumaNode(4097), "numa: memory: 4097 bytes is not a whole number of 4096-byte pages"),
+        (lambda: NumaNode(-4096), "numa: memory: -4096 bytes is not a whole number"),
+        (lambda: NumaNode("1G", "3-0"), "numa: '3-0' is not a list of numbers below 4096"),
+        (lambda: NumaNode("1G", "0-4000000000"), "numa: '0-4000000000' is not a list of numbers below 4096"),
+        (lambda: MachineConfig(numa=5), "numa: 5 is no list of nodes; give a NumaNode for each"),
+        (lambda: MachineConfig(raw="0x7c00"), r"raw: '0x7c00' is none; give a Raw\(address, mode, entry\)"),
+        (lambda: MachineConfig(identity="x"), r"identity: 'x' is none; give an? Identity\(manufacturer, "),
+        (lambda: MachineConfig(tables=["acpi"]), r"tables: \['acpi'\] is none of acpi, mptable, both, none"),
         (lambda: NumaNode("1G", "0-x"), "numa: '0-x' is not a list of numbers"),
         (lambda: NumaNode("1G", [-1]), "numa: -1 is not a number from 0 up"),
     ],
@@ -118,7 +125,7 @@ def test_topology_counts_are_positive():
 def test_topology_follows_the_vcpus_unless_given():
     assert MachineConfig(vcpus=3).topology == Topology(cores=3)
     assert MachineConfig(vcpus=3).replace(vcpus=2).topology == Topology(cores=2)
-    assert MachineConfig(vcpus=4, topology=TWO_BY_TWO).replace(memory="1G").topology == TWO_BY_TWO
+    assert MachineConfig(vcpus=4, topology=TWO_BY_TWO).replace(memory="1G", vcpus=4).topology == TWO_BY_TWO
 
 
 def test_toml_is_read_with_paths_relative_to_it(tmp_path):

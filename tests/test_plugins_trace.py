@@ -56,8 +56,8 @@ def test_every_step_of_an_assembly_is_a_line_with_who_and_what(lines, config):
     assert f"anyvisor_devices(): pc, T ms: {len(plan.devices)} DeviceSpec" in found
     asked = [line.partition("(")[0] for line in found]
     assert [*dict.fromkeys(asked)] == [
-        "anyvisor_memory_layout", "anyvisor_load_kernel", "anyvisor_devices", "anyvisor_gdt", "anyvisor_page_tables",
-        "anyvisor_acpi", "anyvisor_smbios", "anyvisor_boot_params", "anyvisor_cpuid", "anyvisor_registers",
+        "anyvisor_memory_layout", "anyvisor_load_kernel", "anyvisor_cpuid", "anyvisor_devices", "anyvisor_gdt",
+        "anyvisor_page_tables", "anyvisor_acpi", "anyvisor_smbios", "anyvisor_boot_params", "anyvisor_registers",
         "anyvisor_lapic", "anyvisor_msrs", "anyvisor_plan_ready",
     ]  # fmt: skip
 

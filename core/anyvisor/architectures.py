@@ -15,7 +15,7 @@ def part(architecture: str, name: str) -> ModuleType:
 
     Each has `boot` (assemble, REGISTER_STATES), `generic` (FACTS), `common` (common_state), `describe` (describe,
     landmarks), `differences` (tables, state_changes), `dump` (KINDS, dump, stand_in_kernel), `decode` (KINDS, sniff,
-    decode), `vm_entry` (problems) and `selftest`.
+    decode), `cpu_models` (cpu_model, host_for), `vm_entry` (problems) and `selftest`.
     """
     if architecture not in ARCHITECTURES:
         raise Unsupported(f"no boot steps for the architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")

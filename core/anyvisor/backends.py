@@ -41,7 +41,8 @@ def open_hypervisor(
     """The hypervisor of that name, opened; `auto` takes the best that can be used here.
 
     The best runs whole operating systems, and on the host's own processor if there is one that does; with `config`
-    it is also able to run that machine. `tell` is given a line that says which one `auto` took, and why.
+    it is also able to run that machine, and gives it its CPU model if any does. `tell` is given a line that says which
+    one `auto` took, and why.
     HypervisorUnavailable says why not, and what to do. A context manager; close it after its machines.
     """
     plugins = plugins or default_plugins()
@@ -61,6 +62,7 @@ def _open_best(
 ) -> Hypervisor:
     opened: dict[str, Hypervisor] = {}
     refused: dict[str, AnyvisorError] = {}
+    lacking: dict[str, AnyvisorError] = {}
     with ExitStack() as stack:
         for name, (target, plugin) in targets.items():
             try:
@@ -70,12 +72,16 @@ def _open_best(
                     continue
                 opened[name] = hypervisor
                 _check_fit(hypervisor.facts, config)
+                if missing := _missing(hypervisor.facts, config):
+                    lacking[name] = HypervisorUnavailable(missing)
             except AnyvisorError as error:
                 refused[name] = error
                 continue
-            if _rank(opened[name].facts) == BEST:
+            if _rank(opened[name].facts) == BEST and name not in lacking:
                 break
         fitting = [name for name in opened if name not in refused]
+        if able := [name for name in fitting if name not in lacking]:
+            fitting, refused = able, refused | lacking
         if not fitting:
             raise HypervisorUnavailable("no backend can be used here: " + (_listed(refused) or NONE_INSTALLED))
         chosen = max(fitting, key=lambda name: _rank(opened[name].facts))
@@ -103,6 +109,17 @@ def _check_fit(facts: HostFacts, config: MachineConfig | None) -> None:
         raise HypervisorUnavailable(f"{config.vcpus} vCPUs are more than the {facts.max_vcpus} it runs", remedy)
     if config and config.deterministic and not facts.has(Capability.DETERMINISTIC):
         raise HypervisorUnavailable("it cannot run a deterministic machine", "do without")
+
+
+def _missing(facts: HostFacts, config: MachineConfig | None) -> str:
+    """Why it cannot give that machine's CPU model; empty if it can, or if the model is no good for any."""
+    if config is None or config.cpu == "host":
+        return ""
+    try:
+        missing = part(facts.architecture, "cpu_models").cpu_model(config.cpu).missing(facts)
+    except AnyvisorError:  # assembling the machine says it, with all that there is to say
+        return ""
+    return f"it lacks {len(missing)} of the things that the CPU model {config.cpu} asks for" if missing else ""
 
 
 def _choice(name: str, opened: dict[str, Hypervisor], refused: dict[str, AnyvisorError]) -> str:

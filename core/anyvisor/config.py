@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -81,10 +81,10 @@ def _check_text(_: object, __: object, text: object) -> None:
         ) from error
 
 
-def _one_of(kind: Any) -> Callable[[object, attrs.Attribute[str], str], None]:
+def _one_of(kind: Any) -> Callable[[object, attrs.Attribute[Any], Any], None]:
     """A validator: the value must be one of the words of a Literal."""
 
-    def check(_: object, attribute: attrs.Attribute[str], word: str) -> None:
+    def check(_: object, attribute: attrs.Attribute[Any], word: object) -> None:
         words = get_args(kind)
         if word not in words:
             raise ConfigError(f"{attribute.name}: {word!r} is none of {', '.join(words)}")
@@ -95,6 +95,24 @@ def _one_of(kind: Any) -> Callable[[object, attrs.Attribute[str], str], None]:
 def _check_name(_: object, attribute: attrs.Attribute[Any], name: object) -> None:
     if not isinstance(name, str) or not name.strip():
         raise ConfigError(f"{attribute.name}: {name!r} is not a name")
+
+
+def _check_a(kind: type) -> Callable[[object, attrs.Attribute[Any], object], None]:
+    """A validator: the value must be of that class."""
+
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, kind):
+            fields = ", ".join(each.name for each in attrs.fields(kind))
+            raise ConfigError(f"{attribute.name}: {value!r} is none; give a {kind.__name__}({fields})")
+
+    return check
+
+
+def _nodes(values: Iterable[NumaNode]) -> tuple[NumaNode, ...]:
+    try:
+        return tuple(values)
+    except TypeError as error:
+        raise ConfigError(f"numa: {values!r} is no list of nodes; give a NumaNode for each") from error
 
 
 def _one_socket(vcpus: object) -> Topology:
@@ -143,21 +161,21 @@ class MachineConfig:
     )
     memory: int = attrs.field(default=DEFAULT_MEMORY_BYTES, converter=_size, validator=_check_memory)
     vcpus: int = attrs.field(default=1, validator=_check_vcpus)
-    topology: Topology = attrs.field(default=attrs.Factory(lambda self: _one_socket(self.vcpus), takes_self=True))
-    numa: tuple[NumaNode, ...] = attrs.field(default=(), converter=tuple)
+    topology: Topology = attrs.field(
+        default=attrs.Factory(lambda self: _one_socket(self.vcpus), takes_self=True), validator=_check_a(Topology)
+    )
+    numa: tuple[NumaNode, ...] = attrs.field(default=(), converter=_nodes)
     cpu: str = attrs.field(default="host", validator=_check_name)
     protocol: str | None = attrs.field(default=None, validator=attrs.validators.optional(_check_name))
-    raw: Raw = attrs.field(factory=Raw)
+    raw: Raw = attrs.field(factory=Raw, validator=_check_a(Raw))
     reduced_hardware: bool = False
-    identity: Identity = attrs.field(factory=Identity)
+    identity: Identity = attrs.field(factory=Identity, validator=_check_a(Identity))
     unpack: bool | None = None
     overcommit: bool = False
     shared_memory: bool = False
     deterministic: bool = False
 
     def __attrs_post_init__(self) -> None:
-        if not isinstance(self.topology, Topology):
-            raise ConfigError(f"topology: {self.topology!r} is none; give a Topology(sockets, dies, cores, threads)")
         if self.topology.vcpus != self.vcpus:
             raise ConfigError(
                 f"topology: {self.topology} make {self.topology.vcpus} vCPUs, but vcpus is {self.vcpus}; "

@@ -55,7 +55,8 @@ def _numbers(values: str | Iterable[int]) -> tuple[int, ...]:
     try:
         numbers = tuple(_ranges(values) if isinstance(values, str) else values)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f'numa: {values!r} is not a list of numbers below {MAX_VCPUS}; give [0, 1] or "0-1"') from error
+        words = f"numa: {values!r} is not a list of numbers below {MAX_VCPUS}"
+        raise ConfigError(f'{words}; give [0, 1] or "0-1"') from error
     for each in numbers:
         if isinstance(each, bool) or not isinstance(each, int) or each < 0:
             raise ConfigError(f"numa: {each!r} is not a number from 0 up")

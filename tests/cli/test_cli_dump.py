@@ -164,10 +164,10 @@ def test_a_dangling_link_is_not_written_through(invoke, tmp_path):
         (("acpi", "--memory", "12x"), "memory"),
     ],
 )
-def test_what_cannot_be_dumped_is_said_in_one_line(run, tmp_path, arguments, words):
+def test_what_cannot_be_dumped_is_said_in_one_line(invoke, tmp_path, arguments, words):
     kind, *options = arguments
-    done = run("dump", kind, tmp_path / "d", *options)
-    assert done.returncode == 2
+    done = invoke("dump", kind, tmp_path / "d", *options)
+    assert done.exit_code == 2
     assert len(done.stderr.splitlines()) == 1
     assert words in done.stderr
     assert not (tmp_path / "d").exists()
@@ -178,6 +178,13 @@ def test_a_directory_that_is_a_file_is_said_to_be_one(invoke, tmp_path):
     done = invoke("dump", "acpi", tmp_path / "d")
     assert done.exit_code == 2
     assert "is a file" in done.stderr
+
+
+def test_a_place_that_cannot_be_written_is_named_first(invoke, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = invoke("dump", "acpi", tmp_path / "file" / "d")
+    assert done.exit_code == 2
+    assert done.stderr == f"anyvisor: error: {tmp_path}/file/d: Not a directory\n"
 
 
 def test_the_help_names_every_kind(invoke):

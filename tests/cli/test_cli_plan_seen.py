@@ -78,7 +78,15 @@ def test_a_picture_goes_to_stdout_and_beside_json(invoke, kernel, tmp_path):
 def test_a_picture_that_cannot_be_written_is_one_line(invoke, kernel, tmp_path):
     done = invoke("plan", kernel, "--svg", tmp_path / "absent" / "memory.svg")
     assert done.exit_code == 2
-    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr == f"anyvisor: error: {tmp_path}/absent/memory.svg: No such file or directory\n"
+
+
+@pytest.mark.parametrize("option", [("--raw-address", "0x7c00"), ("--raw-mode", "real")])
+def test_a_place_for_a_flat_binary_goes_with_its_protocol(invoke, kernel, option):
+    done = invoke("plan", kernel, *option)
+    assert done.exit_code == 2
+    assert "no image looks like one; add --protocol raw (see anyvisor plan --help)" in done.stderr
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(

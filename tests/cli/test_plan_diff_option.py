@@ -35,15 +35,15 @@ def test_a_plugin_that_was_installed_meanwhile_is_shown_with_its_work(run, kerne
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 1}'])
-def test_a_file_that_is_no_plan_is_named_with_what_to_do(run, kernel, tmp_path, text):
+def test_a_file_that_is_no_plan_is_named_with_what_to_do(invoke, kernel, tmp_path, text):
     path = tmp_path / "other.json"
     path.write_text(text)
-    done = run("plan", kernel, "--diff", path)
-    assert done.returncode == 2
+    done = invoke("plan", kernel, "--diff", path)
+    assert done.exit_code == 2
     assert f"anyvisor: error: {path}: " in done.stderr and "anyvisor plan --json" in done.stderr
     assert done.stdout == ""
 
 
-def test_a_file_that_is_not_there_is_refused(run, kernel, tmp_path):
-    done = run("plan", kernel, "--diff", tmp_path / "absent.json")
-    assert done.returncode == 2 and "absent.json" in done.stderr
+def test_a_file_that_is_not_there_is_refused(invoke, kernel, tmp_path):
+    done = invoke("plan", kernel, "--diff", tmp_path / "absent.json")
+    assert done.exit_code == 2 and "absent.json" in done.stderr

@@ -25,7 +25,7 @@ from anyvisor.errors import GuestError, HypervisorUnavailable
 REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCE_ROOTS = tuple(REPOSITORY / name for name in ("core", "backends", "plugins"))
 SELECTION = ("tests/backends/kvm", "tests/conformance/test_kvm_conforms.py", "tests/guests/inside")
-LIMIT_SECONDS = 900
+LIMIT_SECONDS = 1500
 INNER_TEST_LIMIT_SECONDS = 300
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -108,7 +108,7 @@ def _job(arguments: Sequence[str]) -> str:
         "-p", "no:cacheprovider",
         "-c", str(REPOSITORY / "pyproject.toml"),
         "--override-ini", f"timeout={INNER_TEST_LIMIT_SECONDS}",
-        "--junit-xml", "/share/junit.xml", "-v", *arguments,
+        "--junit-xml", "/share/junit.xml", "--durations=25", "-v", *arguments,
     ]  # fmt: skip
     return f"cd {shlex.quote(str(REPOSITORY))} && {shlex.join(command)} >/share/output.txt 2>&1\n"
 

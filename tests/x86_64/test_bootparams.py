@@ -123,6 +123,7 @@ def test_describe_names_what_is_set(kernel):
         "0x210  type_of_loader        0xff",
         "0x236  xloadflags            0x1  kernel_64",
         "0x2d0  e820  0x000000000000-0x00000009dfff  RAM (632K)",
+        "0x2e4  e820  0x00000009e000-0x0000000fffff  RESERVED (392K)",
     ):
         assert line in text.splitlines()
     assert "setup_data" not in text

@@ -4,6 +4,7 @@ import struct
 
 import attrs
 import pytest
+from seen_plans import kernel_for
 
 from anyvisor import MachineConfig, assemble, generic_facts, hookimpl
 from anyvisor.memory import GIB, MIB, Region
@@ -30,7 +31,8 @@ def plan(kernel):
 
     def plan(options=None, **hooks):
         plugins = [type("Mine", (), {name: staticmethod(hook) for name, hook in hooks.items()})] if hooks else []
-        config = MachineConfig(**{"kernel": kernel, "memory": "64M", "vcpus": 2, "tables": "mptable", **(options or {})})
+        usual = {"kernel": kernel, "memory": "64M", "vcpus": 2, "tables": "mptable"}
+        config = MachineConfig(**{**usual, **(options or {})})
         return assemble(config, generic_facts(), load_plugins(plugins, installed=False))
 
     return plan
@@ -124,6 +126,37 @@ def test_mp_table_entries_are_told(plan):
     assert "INT bus 0 irq 4 I/O APIC 2 pin 4 -> I/O APIC 5 pin 4" in details
 
 
+def test_acpi_tables_are_told_by_what_they_describe(plan):
+    found = plan({"tables": "acpi"}).diff(plan({"tables": "acpi", "vcpus": 3, "reduced_hardware": True}))
+    assert "+ Device C002 _HID ACPI0007, _UID 2" in about(found, "SSDT")[-1]
+    fadt = about(found, "FADT")[-1]
+    assert {"- fixed hardware, SCI 9, always in ACPI mode", "+ hardware-reduced"} <= set(fadt)
+    assert not any("header" in line for line in fadt)
+    (xsdt,) = (details for words, *details in about(found, "XSDT") if "bytes changed" in words)
+    assert {line[:13] for line in xsdt} == {"- table at 0x", "+ table at 0x"}
+
+
+def test_smbios_structures_are_told_by_handle(plan):
+    ((words, *details),) = about(plan().diff(plan({"memory": "128M"})), "SMBIOS tables")
+    assert words.startswith("4 bytes changed")
+    assert details[:2] == [
+        "handle 0x1000 type 16, Physical Memory Array: 64M in 1 devices -> "
+        "type 16, Physical Memory Array: 128M in 1 devices",
+        "handle 0x1000 maximum capacity 65536 KiB -> 131072 KiB",
+    ]
+
+
+@pytest.mark.parametrize("protocol", ["pvh", "multiboot"])
+def test_what_other_protocols_hand_over_is_told_by_field(plan, tmp_path, protocol):
+    kernel = kernel_for(protocol, tmp_path)
+    options = {"kernel": kernel, "protocol": protocol, "tables": "none", "command_line": "one"}
+    found = plan(options).diff(plan({**options, "memory": "128M", "command_line": "three"}))
+    place = {"pvh": "PVH start info", "multiboot": "multiboot information"}[protocol]
+    assert about(found, place)[-1][-1] == "e820 0x100000 to 0x3ffffff -> 0x7ffffff"
+    (text,) = about(found, "command line")[-1][1:]
+    assert text.startswith("text '") and text.endswith("three'")
+
+
 def test_what_is_dropped_is_told_once_and_with_its_place(plan):
     found = plan().diff(plan(anyvisor_mptable=adjusts(lambda _: None)))
     assert [str(change) for change in found] == [
@@ -167,9 +200,7 @@ def test_page_tables_are_told_by_what_they_map(plan):
 def test_the_zero_page_is_told_by_field_and_the_command_line_in_full(plan):
     found = plan().diff(plan({"memory": "128M", "command_line": "quiet"}))
     assert about(found, "zero page")[0][1:] == ("e820 0x100000 to 0x3ffffff -> 0x7ffffff",)
-    assert about(found, "command line")[-1][1:] == (
-        "text 'console=ttyS0 panic=-1 pci=off acpi=off' -> 'quiet'",
-    )
+    assert about(found, "command line")[-1][1:] == ("text 'console=ttyS0 panic=-1 pci=off acpi=off' -> 'quiet'",)
 
 
 def test_a_table_that_cannot_be_read_is_told_with_the_reason(plan):
@@ -200,6 +231,8 @@ def test_every_table_says_where_it_lies(plan):
         "command line",
         "MP pointer",
         "MP table",
+        "SMBIOS entry point",
+        "SMBIOS tables",
     ]
     names = {"MP pointer": "mp pointer", "MP table": "mp table"}
     for title, regions in places.items():

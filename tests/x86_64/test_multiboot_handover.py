@@ -174,6 +174,24 @@ def test_a_structure_that_leads_astray_is_refused(flags, fields, words):
         Handover.read(memory(data), PLACE)
 
 
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (MultibootInfo(flags=InfoFlags(loader_name=True), boot_loader_name=0xF0000000), "0xf0000000 does not end"),
+        (MultibootInfo(flags=InfoFlags(loader_name=True), boot_loader_name=PLACE + 116), "0x6074 does not end"),
+        (
+            MultibootInfo(flags=InfoFlags(modules=True), mods_count=2, mods_addr=PLACE + 96),
+            "mods at 0x6060.* 20 of them",
+        ),
+        (MultibootInfo(flags=InfoFlags(memory_map=True), mmap_addr=0, mmap_length=24), "mmap at 0x0 .* 0 of them"),
+    ],
+)
+def test_what_leads_to_where_reading_ends_is_refused(told, words):
+    data = told.to_bytes()
+    with pytest.raises(PlanError, match=words):
+        Handover.read(lambda address, size: data[address - PLACE :][:size] if address >= PLACE else b"", PLACE)
+
+
 def test_it_is_described_in_words():
     told = Handover(
         (E820Entry(MIB, MIB, 1),), (Module(0x800000, 0x801000, "initrd.img"),), 0x20000, "anyvisor", 632, 1024

@@ -14,7 +14,9 @@ from anyvisor.testing.kernels import tiny_kernel
 from anyvisor.x86_64 import read_back
 from anyvisor.x86_64.bootparams import BootParams
 from anyvisor.x86_64.control import Cr0
+from anyvisor.x86_64.firmware_tables import find_mptable
 from anyvisor.x86_64.gdt import BOOT_GDT
+from anyvisor.x86_64.handed_over import find_handed_over
 from anyvisor.x86_64.paging import walk_memory
 from anyvisor.x86_64.reset import reset_states
 from anyvisor.x86_64.state import Regs, Sregs
@@ -33,10 +35,10 @@ def plan(tmp_path):
 
 def test_every_table_of_a_boot_plan_is_found_and_read(plan):
     assert read_back.read_gdt(plan, read_back.find_gdt(plan)) == BOOT_GDT
-    params = read_back.read_boot_params(plan, read_back.find_boot_params(plan))
-    assert isinstance(params, BootParams)
-    assert read_back.command_line(plan, params).startswith("console=ttyS0")
-    assert [each.apic_id for each in read_back.read_mptable(plan, read_back.find_mptable(plan)).processors] == [0, 1]
+    told = find_handed_over(plan)
+    assert isinstance(told.structure, BootParams)
+    assert told.command_line.startswith("console=ttyS0")
+    assert [each.apic_id for each in find_mptable(plan.read).table.processors] == [0, 1]
     runs, tables = read_back.read_page_tables(plan, read_back.find_page_tables(plan))
     assert [(run.start, run.end, run.leads_to, run.pages) for run in runs] == [(0, 4 * GIB, "itself", 2048)]
     assert tables == [0x9000, 0xA000, 0xB000, 0xC000, 0xD000, 0xE000]
@@ -48,8 +50,8 @@ def test_nothing_is_found_where_nothing_leads_to_it(plan):
     for each in (nothing, real_mode):
         assert read_back.find_gdt(each) is None
         assert read_back.find_page_tables(each) is None
-        assert read_back.find_boot_params(each) is None
-        assert read_back.find_mptable(each) is None
+        assert find_handed_over(each) is None
+        assert find_mptable(each.read) is None
 
 
 def test_a_whole_state_counts_as_a_change_does():

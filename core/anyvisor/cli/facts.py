@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -19,16 +19,20 @@ backend_to_plan_for = click.option(
     default=NO_BACKEND,
     show_default=True,
     metavar="NAME",
-    help="Plan for this hypervisor (or auto) on this host; none plans for a plain machine.",
+    help="Plan for this hypervisor (or auto) on this host; none plans for a plain machine that can give the CPU model.",
 )
 """Decorator: give a command `--backend`, as the keyword argument `backend`."""
 
 
 def facts_for(backend: str, config: MachineConfig) -> HostFacts:
-    """The facts of a backend on this host; generic ones for `none`."""
+    """The facts of a backend on this host; for `none`, those of a plain machine that can give the CPU model."""
+    from anyvisor.architectures import part
     from anyvisor.backends import generic_facts, open_hypervisor
 
     if backend == NO_BACKEND:
-        return generic_facts()
+        facts = generic_facts()
+        models = part(facts.architecture, "cpu_models")
+        template = models.cpu_model(config.cpu).template
+        return facts if template.from_host else cast("HostFacts", models.host_for(template))
     with open_hypervisor(backend, config=config, tell=say) as hypervisor:
         return hypervisor.facts

@@ -65,6 +65,8 @@ def message(error: BaseException) -> str:
         return f"{one_line(error.format_message())} (see {error.ctx.command_path} --help)"
     if isinstance(error, click.ClickException):
         return error.format_message()
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return one_line(f"{error.filename}: {error.strerror}")
     if isinstance(error, OSError) and not str(error):
         return type(error).__name__
     return str(error)

@@ -72,7 +72,11 @@ class MachineOptions:
             changes["raw"] = self._raw(base.raw)
         if self.numa:
             changes["numa"] = tuple(map(_numa_node, self.numa))
-        return base.replace(**changes, **self._processors())
+        config = base.replace(**changes, **self._processors())
+        if "raw" in changes and config.protocol is None:
+            words = "--raw-address and --raw-mode are for flat binaries, and no image looks like one"
+            raise click.UsageError(f"{words}; add --protocol raw", click.get_current_context(silent=True))
+        return config
 
     def _raw(self, base: Raw) -> Raw:
         """The place of a flat binary; its entry is its first byte unless a file says otherwise."""

@@ -46,13 +46,15 @@ def assemble(config: MachineConfig, facts: HostFacts, steps: Steps) -> BootPlan:
     check_ram(layout.ram, facts)
     kernel = _load_kernel(config, steps, {"layout": layout, **inputs})
     _check_mode(kernel, facts)
+    cpuids = [steps.one("anyvisor_cpuid", Cpuid, vcpu=index, **inputs) for index in range(config.vcpus)]
+    _check_long_mode(kernel, cpuids[0])
     devices = steps.all("anyvisor_devices", DeviceSpec, **inputs)
     gdt = page_tables = None
     if kernel.mode != "real":
         gdt = steps.one("anyvisor_gdt", Gdt, config=config, layout=layout, kernel=kernel)
     if kernel.mode == "long":
         page_tables = steps.one("anyvisor_page_tables", PageTables, layout=layout, kernel=kernel, **inputs)
-    firmware = _firmware_tables(config, facts, steps, layout, devices)
+    firmware = _firmware_tables(config, facts, steps, layout, devices, cpuids[0])
     taken = [page_tables.region] if page_tables else []
     initrd = place_initrd(config.initrd, layout, kernel, *taken) if config.initrd else None
     acpi = firmware.get("anyvisor_acpi")
@@ -74,7 +76,7 @@ def assemble(config: MachineConfig, facts: HostFacts, steps: Steps) -> BootPlan:
         reserved=(layout.mmio_gap,),
         blobs=tuple(sorted(blobs, key=lambda blob: blob.guest_address)),
         vm_states_before=_interrupt_chips(facts),
-        vcpus=tuple(_vcpu(index, config, facts, steps, registers) for index in range(config.vcpus)),
+        vcpus=tuple(_vcpu(index, cpuid, config, facts, steps, registers) for index, cpuid in enumerate(cpuids)),
         devices=devices,
         steps=steps.taken,
         deterministic=config.deterministic,
@@ -102,6 +104,13 @@ def _check_mode(kernel: Kernel, facts: HostFacts) -> None:
         raise ConfigError(f"protocol: {words}; choose another protocol, or another backend")
 
 
+def _check_long_mode(kernel: Kernel, boot_processor: Cpuid) -> None:
+    """ConfigError when the processor that the guest is shown has not the mode that its kernel starts in."""
+    if kernel.mode == "long" and not boot_processor.has(Feature.LM):
+        words = f"{kernel.protocol} starts a kernel in long mode, and the processor that the guest is shown has none"
+        raise ConfigError(f"cpu: {words}; take a CPU model with the feature lm, such as minimal, or extend one")
+
+
 def _descriptor_tables(layout: Layout, gdt: Gdt | None) -> tuple[Blob, ...]:
     """The GDT and an empty IDT; none in real mode, which does without."""
     if gdt is None:
@@ -110,12 +119,17 @@ def _descriptor_tables(layout: Layout, gdt: Gdt | None) -> tuple[Blob, ...]:
 
 
 def _firmware_tables(
-    config: MachineConfig, facts: HostFacts, steps: Steps, layout: Layout, devices: tuple[DeviceSpec, ...]
+    config: MachineConfig,
+    facts: HostFacts,
+    steps: Steps,
+    layout: Layout,
+    devices: tuple[DeviceSpec, ...],
+    boot_processor: Cpuid,
 ) -> dict[str, FirmwareTables]:
     """The tables that the configuration wants of firmware, by the hook that makes them."""
     inputs: dict[str, Any] = {"config": config, "layout": layout}
     found: dict[str, FirmwareTables | None] = {}
-    if config.wants_mptable and facts.supported_state(Cpuid).has(Feature.APIC):
+    if config.wants_mptable and boot_processor.has(Feature.APIC):
         found["anyvisor_mptable"] = steps.maybe("anyvisor_mptable", FirmwareTables, **inputs)
     if config.wants_acpi:
         found["anyvisor_acpi"] = steps.maybe("anyvisor_acpi", FirmwareTables, facts=facts, devices=devices, **inputs)
@@ -130,9 +144,10 @@ def _interrupt_chips(facts: HostFacts) -> tuple[VmState, ...]:
     return tuple(chip for capability, chip in chips if facts.has(capability))
 
 
-def _vcpu(index: int, config: MachineConfig, facts: HostFacts, steps: Steps, registers: dict[str, Any]) -> VcpuPlan:
+def _vcpu(
+    index: int, cpuid: Cpuid, config: MachineConfig, facts: HostFacts, steps: Steps, registers: dict[str, Any]
+) -> VcpuPlan:
     """One vCPU's states, CPUID first: which MSRs and control bits exist depends on it."""
-    cpuid = steps.one("anyvisor_cpuid", Cpuid, config=config, facts=facts, vcpu=index)
     check_cpuid(config.topology, cpuid)
     check_ram(registers["layout"].ram, facts, cpuid.physical_address_bits)
     given = steps.some("anyvisor_registers", (VcpuState, Change), vcpu=index, **registers)

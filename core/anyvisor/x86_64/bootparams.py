@@ -9,7 +9,9 @@ high half in fields called `ext_`.
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Callable
 
 import attrs
 
@@ -55,6 +57,11 @@ class BootParams:
     def command_line_address(self) -> int:
         """Where the command line lies."""
         return self.ext_cmd_line_ptr << 32 | self.header.cmd_line_ptr
+
+    def command_line(self, read: Callable[[int, int], bytes]) -> str:
+        """The command line that it leads to; `read(guest_address, size_bytes)` reads guest memory."""
+        longest = self.header.cmdline_size + 1
+        return read(self.command_line_address, longest).partition(b"\0")[0].decode("ascii", "replace")
 
     @property
     def initrd(self) -> Region | None:
@@ -107,8 +114,9 @@ class BootParams:
         """The page as text: the setup header's fields that are not 0 by name, the rest, the memory map."""
         numbers = [(at, name, getattr(self, name)) for at, _, name in _NUMBERS]
         lines = [f"{at:#05x}  {name:<22}{value:#x}" for at, name, value in numbers if value]
-        lines += [self.header.describe(), *(f"{E820_TABLE:#05x}  e820  {entry}" for entry in self.e820)]
-        return "\n".join(lines)
+        starts = itertools.count(E820_TABLE, ENTRY.size)
+        e820_lines = (f"{at:#05x}  e820  {entry}" for at, entry in zip(starts, self.e820, strict=False))
+        return "\n".join([*lines, self.header.describe(), *e820_lines])
 
 
 _NUMBERS = (

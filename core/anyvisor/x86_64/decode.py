@@ -29,6 +29,7 @@ from anyvisor.x86_64.decode_text import acpidump_tables, cpuid_tables, is_acpidu
 from anyvisor.x86_64.describe_processors import changes_between, describe_model, describe_topology
 from anyvisor.x86_64.describe_tables import AML_TABLES, describe_acpi
 from anyvisor.x86_64.e820 import E820Type
+from anyvisor.x86_64.firmware_tables import READ_ERRORS
 from anyvisor.x86_64.gdt import Gdt
 from anyvisor.x86_64.mptable import POINTER, POINTER_SIGNATURE, TABLE_SIGNATURE, MpTable, table_address
 from anyvisor.x86_64.multiboot.information import MultibootInfo
@@ -39,8 +40,6 @@ Found = tuple[str, Any]
 """A text, and the value that it tells of."""
 ANY_POINTER = MpTable(()).pointer_bytes(0x1000)
 """A sound pointer, for tables that come without theirs."""
-OTHER_ERRORS = (ArithmeticError, LookupError, ValueError, struct.error, RecursionError)
-"""What reading bytes of any content may raise besides our own errors."""
 END_OF_TABLE = 127
 """The type of the last SMBIOS structure."""
 
@@ -66,7 +65,7 @@ def decode(data: bytes, kind: str) -> Section:
         text, value = KINDS[kind].read(data)
     except AnyvisorError:
         raise
-    except OTHER_ERRORS as error:
+    except READ_ERRORS as error:
         raise PlanError(f"{KINDS[kind].words} cannot be read: {error or type(error).__name__}") from error
     return Section(KINDS[kind].words, text, value)
 
@@ -139,7 +138,7 @@ def _is_structures(data: bytes) -> bool:
         return False
     try:
         tables = SmbiosTables.decode(data)
-    except (PlanError, *OTHER_ERRORS):
+    except READ_ERRORS:
         return False
     return bool(tables.structures) and tables.structures[-1].to_bytes()[0] == END_OF_TABLE
 
@@ -171,7 +170,7 @@ def _is_zero_page(data: bytes) -> bool:
     mark = int.from_bytes(data[setup_header.JUMP_END : setup_header.JUMP_END + 4], "little")
     try:
         ram = [each.start for each in BootParams.from_bytes(data).e820 if each.type == E820Type.RAM]
-    except (AnyvisorError, *OTHER_ERRORS):
+    except READ_ERRORS:
         ram = []
     return mark == setup_header.SIGNATURE or ram[:1] == [0]
 

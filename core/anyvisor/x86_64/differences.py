@@ -1,48 +1,42 @@
 """What two x86_64 boot plans have differently, in the manuals' words: tables in memory by entry, states by name.
 
-Tables are found by `read_back`. One that cannot be read has the reason as its only row.
+Tables are found by `read_back`, `handed_over` and `firmware_tables`, as the guest finds them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 
 import attrs
 
 from anyvisor.difference.change import Table
-from anyvisor.difference.rows import Row, RowChange, numbered, row_changes, word
-from anyvisor.errors import AnyvisorError
+from anyvisor.difference.rows import Row, RowChange, numbered, row_changes, rows_of, word
 from anyvisor.memory import PAGE_BYTES, Region, format_size
 from anyvisor.plan import BootPlan
 from anyvisor.x86_64.bootparams import BootParams
 from anyvisor.x86_64.cpuid import Cpuid
+from anyvisor.x86_64.describe_tables import describe_acpi
+from anyvisor.x86_64.firmware_tables import READ_ERRORS, Firmware
 from anyvisor.x86_64.layout import BDA_BASE_MEMORY_KIB, BDA_EBDA_SEGMENT
-from anyvisor.x86_64.mptable import MpTable
+from anyvisor.x86_64.mptable import POINTER, MpTable
 from anyvisor.x86_64.msrs import MsrEntry, Msrs
-from anyvisor.x86_64.read_back import (
-    command_line,
-    find_boot_params,
-    find_gdt,
-    find_mptable,
-    find_page_tables,
-    read_boot_params,
-    read_gdt,
-    read_mptable,
-    read_page_tables,
-)
+from anyvisor.x86_64.read_back import find_gdt, find_page_tables, read_gdt, read_page_tables
 from anyvisor.x86_64.segments import Segment
-
-BYTES_READ_ERRORS = (AnyvisorError, OSError, ArithmeticError, LookupError, ValueError)
-"""What reading tables of any content may raise; a difference is told nevertheless."""
 
 
 def tables(plan: BootPlan) -> Iterator[Table]:
-    """Every table of a plan that its registers and pointers lead to."""
-    for find in (_bios_data, _gdt, _page_tables, _boot_params, _command_line, _mptable):
-        try:
-            yield from find(plan)
-        except BYTES_READ_ERRORS:  # nothing leads to a table of this kind that could be read
-            continue
+    """Every table of a plan that its registers and pointers lead to; one that cannot be read is left out.
+
+    A GDT is not: it has the reason as its only row.
+    """
+    firmware = Firmware(plan)
+    finders: tuple[Callable[[Firmware], Iterator[Table]], ...] = (
+        _bios_data, _gdt, _page_tables, _handed_over, _command_line, _acpi, _mptable, _smbios,
+    )  # fmt: skip
+    for find in finders:
+        with contextlib.suppress(*READ_ERRORS):
+            yield from find(firmware)
 
 
 def state_changes(before: object, after: object) -> list[str | RowChange] | None:
@@ -66,24 +60,23 @@ def _value(entry: MsrEntry) -> str:
 # -- tables --------------------------------------------------------------------------------------------------
 
 
-def _readable(title: str, place: Region, rows: Callable[[], dict[str, Row]]) -> Table:
-    try:
-        return Table(title, (place,), rows())
-    except BYTES_READ_ERRORS as error:
-        return Table(title, (place,), {f"the {title}": f"cannot be read: {error}"})
-
-
-def _bios_data(plan: BootPlan) -> Iterator[Table]:
-    ebda = int.from_bytes(plan.read(BDA_EBDA_SEGMENT, 2), "little") << 4
-    base_memory = int.from_bytes(plan.read(BDA_BASE_MEMORY_KIB, 2), "little")
+def _bios_data(firmware: Firmware) -> Iterator[Table]:
+    read = firmware.plan.read
+    ebda = int.from_bytes(read(BDA_EBDA_SEGMENT, 2), "little") << 4
+    base_memory = int.from_bytes(read(BDA_BASE_MEMORY_KIB, 2), "little")
     place = Region(BDA_EBDA_SEGMENT, BDA_BASE_MEMORY_KIB + 2 - BDA_EBDA_SEGMENT)
     yield Table("BIOS data area", (place,), {"EBDA at": f"{ebda:#x}", "base memory": f"{base_memory} KiB"})
 
 
-def _gdt(plan: BootPlan) -> Iterator[Table]:
-    place = find_gdt(plan)
-    if place:
-        yield _readable("GDT", place, lambda: _segments(list(read_gdt(plan, place))))
+def _gdt(firmware: Firmware) -> Iterator[Table]:
+    place = find_gdt(firmware.plan)
+    if place is None:
+        return
+    try:
+        rows = _segments(list(read_gdt(firmware.plan, place)))
+    except READ_ERRORS as error:
+        rows = {"the GDT": f"cannot be read: {error}"}
+    yield Table("GDT", (place,), rows)
 
 
 def _segments(segments: list[Segment]) -> dict[str, Row]:
@@ -102,11 +95,11 @@ def _segments(segments: list[Segment]) -> dict[str, Row]:
     return rows
 
 
-def _page_tables(plan: BootPlan) -> Iterator[Table]:
-    root = find_page_tables(plan)
+def _page_tables(firmware: Firmware) -> Iterator[Table]:
+    root = find_page_tables(firmware.plan)
     if root is None:
         return
-    runs, places = read_page_tables(plan, root)
+    runs, places = read_page_tables(firmware.plan, root)
     rows: dict[str, Row] = {
         f"linear {run.start:#x}": {
             "to": f"{run.end - 1:#x}",
@@ -119,10 +112,18 @@ def _page_tables(plan: BootPlan) -> Iterator[Table]:
     yield Table("page tables", tuple(Region(each, PAGE_BYTES) for each in places), rows)
 
 
-def _boot_params(plan: BootPlan) -> Iterator[Table]:
-    place = find_boot_params(plan)
-    if place:
-        yield _readable("zero page", place, lambda: _zero_page(read_boot_params(plan, place)))
+# -- what the kernel is told ---------------------------------------------------------------------------------
+
+
+def _handed_over(firmware: Firmware) -> Iterator[Table]:
+    told = firmware.handed_over
+    if told is None:
+        return
+    structure = told.structure
+    rows = _zero_page(structure) if isinstance(structure, BootParams) else rows_of(structure)
+    for entry in told.memory_map:
+        rows[f"e820 {entry.start:#x}"] = {"to": f"{entry.end - 1:#x}", "is": entry.type.name}
+    yield Table(told.place.name, (told.place,), rows)
 
 
 def _zero_page(params: BootParams) -> dict[str, Row]:
@@ -131,40 +132,68 @@ def _zero_page(params: BootParams) -> dict[str, Row]:
         fields = (each.name for each in attrs.fields(type(value)) if each.name not in ("header", "e820"))
         rows |= {name: word(getattr(value, name)) for name in fields}
     rows["header"] = word(params.header.header)
-    for entry in params.e820:
-        rows[f"e820 {entry.start:#x}"] = {"to": f"{entry.end - 1:#x}", "is": entry.type.name}
     return rows
 
 
-def _command_line(plan: BootPlan) -> Iterator[Table]:
-    place = find_boot_params(plan)
-    if place:
-        params = read_boot_params(plan, place)
-        text = command_line(plan, params)
-        yield Table("command line", (Region(params.command_line_address, len(text) + 1),), {"text": repr(text)})
+def _command_line(firmware: Firmware) -> Iterator[Table]:
+    told = firmware.handed_over
+    if told and told.command_line_address:
+        place = Region(told.command_line_address, len(told.command_line) + 1)
+        yield Table("command line", (place,), {"text": repr(told.command_line)})
 
 
-def _mptable(plan: BootPlan) -> Iterator[Table]:
-    pointer = find_mptable(plan)
-    if pointer is None:
+# -- the tables of firmware ----------------------------------------------------------------------------------
+
+
+def _acpi(firmware: Firmware) -> Iterator[Table]:
+    found = firmware.acpi
+    if found is None:
         return
-    yield Table("MP pointer", (pointer,), {"leads to": f"{_target(plan, pointer):#x}"})
-    table = read_mptable(plan, pointer)
-    yield Table("MP table", (Region(_target(plan, pointer), table.size_bytes),), _entries(table))
+    for address, table in ((found.address, found.rsdp), *((each.address, each.table) for each in found.all_placed)):
+        place = Region(address, len(table.to_bytes()))
+        title, *lines = describe_acpi(table).splitlines()
+        name, words = _split(title)
+        header = ", ".join(each for each in words.split(", ") if not each.endswith(" bytes"))  # told of the piece
+        yield Table(name, (place,), {"header": header, **_rows(lines)})
 
 
-def _target(plan: BootPlan, pointer: Region) -> int:
-    return int.from_bytes(plan.read(pointer.start + 4, 4), "little")
+def _mptable(firmware: Firmware) -> Iterator[Table]:
+    found = firmware.mptable
+    if found is None:
+        return
+    yield Table("MP pointer", (Region(found.pointer, POINTER.size),), {"leads to": f"{found.address:#x}"})
+    yield Table("MP table", (Region(found.address, found.table.size_bytes),), _entries(found.table))
+
+
+def _smbios(firmware: Firmware) -> Iterator[Table]:
+    found = firmware.smbios
+    if found is None or found.tables.entry is None:
+        return
+    entry, structures = found.tables.entry, found.tables.structures
+    yield Table("SMBIOS entry point", (Region(found.entry_point, len(entry.to_bytes())),), rows_of(entry))
+    described = [_structure(each.describe()) for each in structures]
+    rows = dict(zip(numbered(name for name, _ in described), (row for _, row in described), strict=True))
+    yield Table("SMBIOS tables", (Region(entry.table_address, found.tables.size_bytes),), rows)
+
+
+def _structure(text: str) -> tuple[str, Row]:
+    """An SMBIOS structure's handle, and what it says."""
+    title, *lines = text.splitlines()
+    handle, _, words = title.partition(", ")
+    return handle, {"": words, **_rows(lines)}
 
 
 def _entries(table: MpTable) -> dict[str, Row]:
     rows: dict[str, Row] = {"made by": f"{table.oem} {table.product}"}
     rows["local APICs at"] = f"{table.lapic_address:#x}"
     rows["revision"] = f"1.{table.revision}"
-    texts = [_split(str(entry)) for entry in table.entries]
-    for name, (_, text) in zip(numbered(name for name, _ in texts), texts, strict=True):
-        rows[name] = text
-    return rows
+    return rows | _rows(map(str, table.entries))
+
+
+def _rows(lines: Iterable[str]) -> dict[str, str]:
+    """Lines such as `processor 0: enabled` as rows by name; a second one of the same name is `processor 0 #2`."""
+    texts = [_split(line.strip()) for line in lines]
+    return {name: text for name, (_, text) in zip(numbered(name for name, _ in texts), texts, strict=True)}
 
 
 def _split(text: str) -> tuple[str, str]:

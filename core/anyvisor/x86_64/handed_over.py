@@ -18,7 +18,7 @@ from anyvisor.x86_64.bootparams import SIZE_BYTES, BootParams
 from anyvisor.x86_64.e820 import E820Entry
 from anyvisor.x86_64.multiboot.information import SIZE_BYTES as INFORMATION_BYTES
 from anyvisor.x86_64.multiboot.information import MultibootInfo
-from anyvisor.x86_64.read_back import boot_fields, command_line
+from anyvisor.x86_64.read_back import boot_fields
 from anyvisor.x86_64.registers import MULTIBOOT_MAGIC
 from anyvisor.x86_64.state import Regs
 
@@ -30,13 +30,15 @@ START_INFO_BYTES = len(pvh.StartInfo().to_bytes())
 class HandedOver:
     """What the kernel is told: `structure` lies at `place` and leads to the rest, which `handover` is where it has one.
 
-    `rsdp` is the address that it is told for ACPI, 0 for none. `limit` is the longest command line, None for any.
+    `rsdp` is the address that it is told for ACPI, `command_line_address` that of its command line, each 0 for none.
+    `limit` is the longest command line, None for any.
     """
 
     protocol: str
     place: Region
     structure: BootParams | pvh.StartInfo | MultibootInfo
     handover: pvh.Handover | multiboot.Handover | None
+    command_line_address: int
     command_line: str
     initrds: tuple[Region, ...]
     memory_map: tuple[E820Entry, ...]
@@ -67,7 +69,8 @@ def _zero_page(plan: BootPlan, regs: dict[str, Any]) -> HandedOver | None:
         place=Region(address, SIZE_BYTES, "zero page"),
         structure=params,
         handover=None,
-        command_line=command_line(plan, params),
+        command_line_address=params.command_line_address,
+        command_line=params.command_line(plan.read),
         initrds=(params.initrd,) if params.initrd else (),
         memory_map=params.e820,
         rsdp=params.acpi_rsdp_addr,
@@ -85,6 +88,7 @@ def _start_info(plan: BootPlan, regs: dict[str, Any]) -> HandedOver | None:
         place=Region(address, START_INFO_BYTES, "PVH start info"),
         structure=pvh.StartInfo.decode(plan.read(address, START_INFO_BYTES)),
         handover=handover,
+        command_line_address=handover.cmdline_paddr,
         command_line=handover.command_line(plan.read),
         initrds=tuple(Region(each.paddr, each.size, "module") for each in handover.modules),
         memory_map=handover.memmap,
@@ -102,6 +106,7 @@ def _multiboot(plan: BootPlan, regs: dict[str, Any]) -> HandedOver | None:
         place=Region(address, INFORMATION_BYTES, "multiboot information"),
         structure=MultibootInfo.decode(plan.read(address, INFORMATION_BYTES)),
         handover=handover,
+        command_line_address=handover.cmdline,
         command_line=handover.command_line(plan.read),
         initrds=tuple(Region(each.mod_start, each.mod_end - each.mod_start, "module") for each in handover.modules),
         memory_map=handover.memory_map,

@@ -23,6 +23,7 @@ from anyvisor.config import Topology
 from anyvisor.errors import PlanError
 from anyvisor.memory import MIB, Region
 from anyvisor.plan import Blob, FirmwareTables
+from anyvisor.x86_64.checksum import check_sum, with_checksum
 from anyvisor.x86_64.lapic import LAPIC_BASE
 from anyvisor.x86_64.layout import LOW_RAM_END
 from anyvisor.x86_64.mpentries import (
@@ -130,14 +131,14 @@ class MpTable:
         names = padded(self.oem, 8), padded(self.product, 12)
         rest = 0, 0, len(self.entries), self.lapic_address, 0, 0, 0
         header = HEADER.pack(TABLE_SIGNATURE, self.size_bytes, self.revision, 0, *names, *rest)
-        return _with_checksum(header + b"".join(entry.to_bytes() for entry in self.entries), TABLE_CHECKSUM)
+        return with_checksum(header + b"".join(entry.to_bytes() for entry in self.entries), TABLE_CHECKSUM)
 
     def pointer_bytes(self, guest_address: int) -> bytes:
         """The floating pointer to a table at `guest_address`; PlanError for one of more than 32 bits."""
         if not 0 < guest_address < 1 << 32:
             raise PlanError(f"MP table at {guest_address:#x}: its pointer has 32 bits; move it below 4 GiB")
         pointer = POINTER.pack(POINTER_SIGNATURE, guest_address, 1, self.revision, 0, bytes(5))
-        return _with_checksum(pointer, POINTER_CHECKSUM)
+        return with_checksum(pointer, POINTER_CHECKSUM)
 
     def at(self, table: Region, pointer: int | None = None) -> FirmwareTables:
         """The table at the start of the region `table`, its pointer at `pointer`, in the EBDA's first KiB.
@@ -189,7 +190,7 @@ class MpTable:
         if not HEADER.size <= size <= len(table):
             allowed = f"{HEADER.size} to the {len(table)} bytes there are"
             raise PlanError(f"MP table: length at offset 0x4 is {size}, not {allowed}")
-        _check_sum("MP table", table[:size], TABLE_CHECKSUM)
+        check_sum("MP table", table[:size], TABLE_CHECKSUM)
         entries = decode_entries(table[:size], HEADER.size)
         return cls(entries, oem.decode("latin-1"), product.decode("latin-1"), lapic, revision)
 
@@ -239,17 +240,6 @@ def _check_ids(count: int, ids: Sequence[int]) -> None:
         raise PlanError(f"MP table: {vcpu}, and ids have 8 bits here, of which 255 means all; {WAY_OUT}")
 
 
-def _with_checksum(data: bytes, offset: int) -> bytes:
-    """`data`, whose byte at `offset` is 0, with the byte there that makes all sum to 0."""
-    return data[:offset] + bytes([-sum(data) % 256]) + data[offset + 1 :]
-
-
-def _check_sum(what: str, data: bytes, offset: int) -> None:
-    if sum(data) % 256:
-        right = (data[offset] - sum(data)) % 256
-        raise PlanError(f"{what}: checksum at offset {offset:#x} is {data[offset]:#04x}, not {right:#04x}")
-
-
 def table_address(pointer: bytes) -> int:
     """Where the floating pointer in these bytes leads; PlanError if it is none."""
     if len(pointer) < POINTER.size:
@@ -259,7 +249,7 @@ def table_address(pointer: bytes) -> int:
         raise PlanError(f"MP pointer: signature at offset 0x0 is {signature!r}, not {POINTER_SIGNATURE!r}")
     if length != 1 or revision not in REVISIONS:
         raise PlanError(f"MP pointer: length {length} and revision {revision} at offset 0x8 are not 1 and 4 (or 1)")
-    _check_sum("MP pointer", pointer[: POINTER.size], POINTER_CHECKSUM)
+    check_sum("MP pointer", pointer[: POINTER.size], POINTER_CHECKSUM)
     if features[0] or not address:
         raise PlanError(f"MP pointer names default configuration {features[0]} at offset 0xb, and no table")
     return int(address)

@@ -1,8 +1,9 @@
-"""The tables of a boot plan, found and read back as the guest will find and read them.
+"""The tables that the processor itself uses, GDT and page tables, found in a boot plan as the processor finds them.
 
-Nothing here knows who made a plan or what its pieces are called: tables are found through the registers and
-pointers that lead the processor and the kernel to them. So what is found is what counts, also when a plugin has
-replaced a step. Where nothing leads to a table, there is none: each `find` function then gives None.
+Nothing here knows who made a plan or what its pieces are called: tables are found through the registers that lead to
+them. So what is found is what counts, also when a plugin has replaced a step. Where nothing leads to a table, there is
+none: each `find` function then gives None. What the kernel is told is in `handed_over`, the tables of firmware are in
+`firmware_tables`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,9 @@ from anyvisor.errors import PlanError
 from anyvisor.memory import PAGE_BYTES, Region
 from anyvisor.plan import BootPlan, VcpuPlan
 from anyvisor.states import Change, VcpuState
-from anyvisor.x86_64 import setup_header
-from anyvisor.x86_64.bootparams import SIZE_BYTES, BootParams
 from anyvisor.x86_64.gdt import Gdt
-from anyvisor.x86_64.mptable import POINTER, MpTable, find_pointer
 from anyvisor.x86_64.paging import ADDRESS_MASK, LEVEL_BYTES, PageEntry
-from anyvisor.x86_64.state import Regs, Sregs
+from anyvisor.x86_64.state import Sregs
 
 S = TypeVar("S", bound=VcpuState)
 
@@ -145,38 +143,3 @@ def _pages(
             yield start, address & -size, size, allowed
         else:
             yield from _pages(plan, address, tables, level - 1, start, allowed)
-
-
-# -- what the kernel is told ---------------------------------------------------------------------------------
-
-
-def find_boot_params(plan: BootPlan) -> Region | None:
-    """Where RSI leads, if a zero page lies there."""
-    address = boot_fields(plan, Regs).get("rsi")
-    if address is None:
-        return None
-    magic = plan.read(address + setup_header.JUMP_END, 4)
-    found = int.from_bytes(magic, "little") == setup_header.SIGNATURE
-    return Region(address, SIZE_BYTES, "zero page") if found else None
-
-
-def read_boot_params(plan: BootPlan, place: Region) -> BootParams:
-    """The zero page there."""
-    return BootParams.from_bytes(plan.read(place.start, place.size_bytes))
-
-
-def command_line(plan: BootPlan, params: BootParams) -> str:
-    """The command line that the zero page leads to."""
-    longest = params.header.cmdline_size + 1
-    return plan.read(params.command_line_address, longest).partition(b"\0")[0].decode("ascii", "replace")
-
-
-def find_mptable(plan: BootPlan) -> Region | None:
-    """Where an OS finds the MP floating pointer."""
-    pointer = find_pointer(plan.read)
-    return None if pointer is None else Region(pointer, POINTER.size, "MP pointer")
-
-
-def read_mptable(plan: BootPlan, pointer: Region) -> MpTable:
-    """The MP table that the pointer there leads to."""
-    return MpTable.from_memory(plan.read, pointer.start)

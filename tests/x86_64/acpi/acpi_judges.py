@@ -74,4 +74,4 @@ def loaded(folder: Path, blobs, command: str = "tables") -> str:
     for index, blob in enumerate(each for each in blobs if each.name not in {"RSDP", "XSDT", "FACS"}):
         names.append(f"{index}.dat")
         (folder / names[-1]).write_bytes(blob.content)
-    return run(folder, "acpiexec", "-b", command, *names)
+    return run(folder, "acpiexec", "-b", f"{command};quit", *names)  # without `quit` it waits for a second

@@ -70,7 +70,7 @@ def interpret(directory: Path, command: str, *tables: bytes) -> str:
     for number, raw in enumerate(tables):
         names.append(f"table{number}.aml")
         (directory / names[-1]).write_bytes(raw)
-    told = run(directory, "acpiexec", "-b", command, *names)
+    told = run(directory, "acpiexec", "-b", f"{command};quit", *names)  # without `quit` it waits for a second
     complaints = [
         line
         for line in told.splitlines()

@@ -66,6 +66,25 @@ def test_what_is_broken_is_said_with_its_address(pieces, words):
         read_tables(reader(pieces), 0)
 
 
+def test_what_leads_to_more_tables_than_a_machine_has_is_refused():
+    pieces = {0: Rsdp(xsdt=AT).to_bytes(), 0x4000: Table("OEM1", bytes(0x8000)).to_bytes()}
+    assert len(read_tables(reader({**pieces, AT: Xsdt((0x4000,) * 500).to_bytes()}), 0).placed) == 500
+    with pytest.raises(PlanError, match="with that at 0x4000 they have more than 16777216 bytes"):
+        read_tables(reader({**pieces, AT: Xsdt((0x4000,) * 512).to_bytes()}), 0)
+
+
+def test_a_fadt_that_leads_to_itself_is_refused():
+    fadt = Fadt(dsdt=0x2000, rest=bytes(0x8000)).to_bytes()
+    with pytest.raises(PlanError, match="with that at 0x2000 they have more than"):
+        read_tables(reader({0: Rsdp(xsdt=AT).to_bytes(), AT: Xsdt((0x2000,)).to_bytes(), 0x2000: fadt}), 0)
+
+
+def test_memory_that_ends_before_a_table_is_told():
+    content = Rsdp(xsdt=AT).to_bytes()
+    with pytest.raises(PlanError, match="at 0x1000: the memory that is read ends before it"):
+        read_tables(lambda address, size: content[address:][:size], 0)
+
+
 def test_a_piece_that_was_dropped_is_missed():
     firmware = placed()
     without = FirmwareTables(firmware.pointer, tuple(each for each in firmware.blobs if each.name != "DSDT"))

@@ -43,7 +43,6 @@ def evaluated(text: str, path: str) -> list[int]:
 
 MACHINES = {
     "pc": PC,
-    "pc reduced": PC,
     "1 virtio": (*PC, *virtio(1)),
     "32 virtio": (*PC, *virtio(32)),
     "256 virtio": virtio(256),
@@ -63,16 +62,15 @@ MACHINES = {
 @needs_acpica
 @pytest.mark.parametrize("name", MACHINES)
 def test_iasl_compiles_its_disassembly_to_the_same_bytes(name, tmp_path):
-    body = dsdt_aml(MACHINES[name], reduced_hardware="reduced" in name)
+    body = dsdt_aml(MACHINES[name])
     assert compiled(tmp_path, disassemble(tmp_path, body)).hex(" ") == body.hex(" ")
 
 
 @needs_acpica
 @pytest.mark.parametrize("count", [0, 1, 32])
-@pytest.mark.parametrize("reduced", [False, True])
-def test_every_resource_is_what_was_configured(count, reduced, tmp_path):
+def test_every_resource_is_what_was_configured(count, tmp_path):
     devices = virtio(count)
-    body = dsdt_aml((*PC, *devices), reduced)
+    body = dsdt_aml((*PC, *devices))
     commands = [f"resources \\_SB.VIO{i:X}" if i < 16 else f"resources \\_SB.VI{i:X}" for i in range(count)]
     told = interpret(tmp_path, ";".join([*commands, "evaluate \\_S5"]), table(body))
     assert evaluated(told, "\\_S5") == [SOFT_OFF, SOFT_OFF, 0, 0]
@@ -144,7 +142,7 @@ def test_tables_grow_linearly():
         (lambda: processors_aml(range(4097)), "4097 processors"),
         (lambda: processors_aml([-1]), "no sign"),
         (lambda: dsdt_aml(virtio(257)), "virtio256.*256 of kind virtio-mmio"),
-        (lambda: dsdt_aml([DeviceSpec("serial", "s", ports=(Region(0x300, 256),))]), "256"),
+        (lambda: dsdt_aml([DeviceSpec("serial", "s", ports=(Region(0xFF80, 0x81),))]), "IO.0x10000, 1."),
     ],
 )
 def test_what_acpi_cannot_tell_is_refused(make, message):
@@ -174,6 +172,15 @@ def test_outline_of_a_pc():
         "  Device MB: _HID PNP0C02, _CRS ports 0x600-0x61f, memory 0xe0000000-0xefffffff",
         "Name _S5 {5, 5, 0, 0}",
     ]
+
+
+@needs_acpica
+def test_a_device_of_more_ports_than_a_descriptor_counts_has_several(tmp_path):
+    bridge = DeviceSpec("bridge", "bridge", ports=(Region(0x1000, 0x101), Region(0xFF80, 0x80)))
+    told = interpret(tmp_path, "resources \\_SB.MB__", table(dsdt_aml((bridge,))))
+    found = re.findall(r"Address Minimum : ([0-9A-F]+).*?Address Length : ([0-9A-F]+)", told, re.S)
+    pieces = [Region(int(start, 16), int(size, 16)) for start, size in found]
+    assert pieces == [Region(0x1000, 0x80), Region(0x1080, 0x80), Region(0x1100, 1), Region(0xFF80, 0x80)]
 
 
 def test_without_a_power_device_there_is_no_way_to_switch_off():

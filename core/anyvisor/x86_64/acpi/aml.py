@@ -1,6 +1,6 @@
 """AML, the ACPI Machine Language: the byte code in which DSDT and SSDT name a machine's devices.
 
-Some facts about AML (ACPI specification 6.4, chapter 20). A table's body is a list of terms. A term that holds others
+Some facts about AML (ACPI specification 6.5, chapter 20). A table's body is a list of terms. A term that holds others
 says after its opcode how long it is, itself included: PkgLength, in one byte up to 63 and in two, three or four beyond.
 Names are made of segments of exactly four letters, filled up with `_`; a path of two segments and one of more each
 have a prefix of their own. An integer is written in the fewest bytes that hold it, without a byte for 0, 1 and Ones.
@@ -98,7 +98,7 @@ class String(Data):
 
 
 class EisaId(Data):
-    """A hardware id of three letters and four hexadecimal digits, such as PNP0501, packed in 32 bits (19.6.35)."""
+    """A hardware id of three letters and four hexadecimal digits, such as PNP0501, packed in 32 bits (19.6.37)."""
 
     __slots__ = ()
 

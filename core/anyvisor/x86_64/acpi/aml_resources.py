@@ -1,6 +1,6 @@
 """Resource descriptors: which ports, addresses and interrupts a device has, as its `_CRS` object tells.
 
-Some facts about resources (ACPI specification 6.4, 6.4). They are a list of descriptors in a buffer, closed by an
+Some facts about resources (ACPI specification 6.5, 6.4). They are a list of descriptors in a buffer, closed by an
 end tag. A small descriptor has its kind and length in one byte; a large one has a byte of kind, and a length of 16
 bits. An `IRQNoFlags` is an ISA interrupt: edge-triggered, active high, and one of 16. `Interrupt` names any number
 that the MADT's interrupt controllers know, and says how it is triggered.

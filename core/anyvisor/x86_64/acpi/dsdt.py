@@ -36,6 +36,8 @@ MOTHERBOARD = "PNP0C02"
 MAX_PROCESSORS = 4096
 MAX_OF_A_KIND = 256
 ISA_INTERRUPTS = 16
+PORTS_AT_ONCE = 0x80
+"""Into pieces of so many a range of ports is cut: a descriptor's count has 8 bits."""
 
 
 @attrs.frozen
@@ -62,12 +64,12 @@ KNOWN_TO_ALL = {"apic", "debug", "pci", "pic", "pit"}
 """Kinds that every OS knows of without ACPI, or learns of from another table, and claims itself."""
 
 
-def dsdt_aml(devices: Sequence[DeviceSpec], reduced_hardware: bool = False) -> bytes:  # noqa: ARG001
+def dsdt_aml(devices: Sequence[DeviceSpec]) -> bytes:
     r"""The body of a DSDT (revision 2, for integers of 64 bits) that tells of these devices, in their order.
 
     Without a device of kind `acpi-pm` there is no `\_S5`: such a machine cannot be switched off. With it the object is
-    the same for reduced hardware, since both kinds of registers here take the same sleep type. PlanError for more than
-    256 devices of a kind, or for ports or addresses that no descriptor can name.
+    the same for fixed and for reduced hardware, since both kinds of registers here take the same sleep type. PlanError
+    for more than 256 devices of a kind, or for ports or addresses that no descriptor can name.
     """
     body: bytes = Scope("_SB", *_own_entries(devices), *_motherboard(devices))
     if any(each.kind == "acpi-pm" for each in devices):
@@ -130,8 +132,12 @@ def _motherboard(devices: Iterable[DeviceSpec]) -> list[Device]:
 
 
 def _ranges(spec: DeviceSpec) -> list[Resource]:
-    ports: list[Resource] = [IO(region.start, region.size_bytes) for region in spec.ports]
-    return [*ports, *map(_memory, spec.mmio)]
+    return [*(piece for region in spec.ports for piece in _ports(region)), *map(_memory, spec.mmio)]
+
+
+def _ports(region: Region) -> list[Resource]:
+    starts = range(region.start, region.end, PORTS_AT_ONCE)
+    return [IO(start, min(PORTS_AT_ONCE, region.end - start)) for start in starts]
 
 
 def _memory(region: Region) -> Resource:

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Self
 import attrs
 
 from anyvisor.errors import PlanError
-from anyvisor.x86_64.acpi.record import Shape, pack, shape_of, unpack
 from anyvisor.x86_64.acpi.table import HEADER, SystemTable, body_size
+from anyvisor.x86_64.records import Shape, pack, shape_of, unpack
 
 
 @attrs.frozen

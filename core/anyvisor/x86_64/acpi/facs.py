@@ -9,7 +9,7 @@ import attrs
 
 from anyvisor.bits import Bits, bit
 from anyvisor.errors import PlanError
-from anyvisor.x86_64.acpi.record import U8, U32, U64, pack, raw, unpack
+from anyvisor.x86_64.records import U8, U32, U64, pack, raw, unpack
 
 ALIGNMENT_BYTES = 64
 SIZE_BYTES = 64

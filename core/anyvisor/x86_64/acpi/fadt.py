@@ -19,8 +19,8 @@ import attrs
 from anyvisor.bits import Bits, bit, field
 from anyvisor.errors import PlanError
 from anyvisor.x86_64.acpi.generic_address import NOWHERE, REGISTER, GenericAddress, register
-from anyvisor.x86_64.acpi.record import U8, U16, U32, U64, pack, raw, unpack
 from anyvisor.x86_64.acpi.table import HEADER, SystemTable, body_size
+from anyvisor.x86_64.records import U8, U16, U32, U64, pack, raw, unpack
 
 NO_C2, NO_C3 = 101, 1001
 """Latencies in microseconds that mean: there is no such processor state."""

@@ -8,8 +8,8 @@ import attrs
 
 from anyvisor.bits import Bits, bit, field
 from anyvisor.x86_64.acpi.generic_address import NOWHERE, REGISTER, GenericAddress, register
-from anyvisor.x86_64.acpi.record import U8, U16, U32
 from anyvisor.x86_64.acpi.table import FixedTable
+from anyvisor.x86_64.records import U8, U16, U32
 
 
 class HpetBlock(Bits):

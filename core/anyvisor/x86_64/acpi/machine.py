@@ -21,7 +21,7 @@ from anyvisor.memory import Region
 from anyvisor.plan import DeviceSpec
 from anyvisor.topology import NumaNode, Topology, distances
 from anyvisor.x86_64.acpi import power
-from anyvisor.x86_64.acpi.dsdt import dsdt_aml, processors_aml
+from anyvisor.x86_64.acpi.dsdt import ISA_INTERRUPTS, dsdt_aml, processors_aml
 from anyvisor.x86_64.acpi.entries import Entry
 from anyvisor.x86_64.acpi.facs import Facs
 from anyvisor.x86_64.acpi.fadt import BootFlags, Fadt, FadtFlags
@@ -69,12 +69,12 @@ def acpi_tables(
     hardware without APICs; ConfigError for a topology without APIC ids.
     """
     ids = ids_of(topology)
-    pm = _first("acpi-pm", devices)
+    pm = _at_ports("acpi-pm", devices)
     reduced = reduced_hardware or pm is None or bool(pm.settings.get("reduced"))
     if reduced and not apics:
         raise PlanError(f"ACPI: {NO_INTERRUPTS}")
     tables: list[SystemTable | Facs] = [fadt(devices, reduced), *([] if reduced else [Facs()])]
-    tables.append(Table("DSDT", dsdt_aml(tuple(devices), reduced), revision=AML_REVISION))
+    tables.append(Table("DSDT", dsdt_aml(devices), revision=AML_REVISION))
     if apics:
         sci = None if reduced or pm is None else pm.gsi
         tables.append(Madt.for_processors(ids, ioapic_id=ioapic_id(ids), sci_gsi=sci))
@@ -96,7 +96,7 @@ def ioapic_id(apic_ids: Sequence[int]) -> int:
 
 def fadt(devices: Sequence[DeviceSpec], reduced: bool) -> Fadt:
     """The FADT of a machine with those devices; without the addresses of other tables."""
-    pm, kinds = _first("acpi-pm", devices), {each.kind for each in devices}
+    pm, kinds = _at_ports("acpi-pm", devices), {each.kind for each in devices}
     boot = BootFlags(
         legacy_devices=bool(kinds & BOARD_DEVICES),
         i8042="i8042" in kinds,
@@ -167,17 +167,26 @@ def srat(ram: Iterable[Region], numa: Sequence[NumaNode], apic_ids: Sequence[int
 
 def _device_tables(devices: Sequence[DeviceSpec], apics: bool) -> Iterator[SystemTable]:
     """A table for the console, the event timers and PCI Express, as far as they exist."""
-    serial, hpet = _first("serial", devices), _first("hpet", devices)
-    spaces = tuple(Ecam.covering(each.mmio[0]) for each in devices if each.kind == "pcie")
-    if serial is not None and serial.ports:
-        wired = SpcrInterrupts(pic=serial.gsi is not None, io_apic=serial.gsi is not None and apics)
-        line = serial.gsi or 0
-        yield Spcr(address=GenericAddress.io(serial.ports[0].start, 8), interrupts=wired, irq=line, gsi=line)
+    serial = _at_ports("serial", devices)
+    hpet = next((each for each in devices if each.kind == "hpet" and each.mmio), None)
+    spaces = tuple(Ecam.covering(each.mmio[0]) for each in devices if each.kind == "pcie" and each.mmio)
+    if serial is not None:
+        yield _console(serial, apics)
     if hpet is not None:
         yield Hpet(INTEL_HPET, GenericAddress.memory(hpet.mmio[0].start, 64))
     if spaces:
         yield Mcfg(spaces=tuple(attrs.evolve(each, segment=number) for number, each in enumerate(spaces)))
 
 
-def _first(kind: str, devices: Iterable[DeviceSpec]) -> DeviceSpec | None:
-    return next((each for each in devices if each.kind == kind), None)
+def _console(serial: DeviceSpec, apics: bool) -> Spcr:
+    """The console at a serial port. Interrupts from 16 up are no ISA bus's, so the pair of 8259s has them not."""
+    wired, gsi = serial.gsi is not None, serial.gsi or 0
+    isa = wired and gsi < ISA_INTERRUPTS
+    interrupts = SpcrInterrupts(pic=isa, io_apic=wired and apics)
+    address = GenericAddress.io(serial.ports[0].start, 8)
+    return Spcr(address=address, interrupts=interrupts, irq=gsi if isa else 0, gsi=gsi)
+
+
+def _at_ports(kind: str, devices: Iterable[DeviceSpec]) -> DeviceSpec | None:
+    """The first device of that kind that has ports, without which no table can tell of it."""
+    return next((each for each in devices if each.kind == kind and each.ports), None)

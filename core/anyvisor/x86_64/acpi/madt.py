@@ -14,9 +14,9 @@ import attrs
 
 from anyvisor.bits import Bits, bit
 from anyvisor.x86_64.acpi.entries import Entry, EntryTable, describe_entries
-from anyvisor.x86_64.acpi.record import U8, U16, U32
 from anyvisor.x86_64.lapic import LAPIC_BASE
 from anyvisor.x86_64.mpentries import IOAPIC_BASE, InterruptFlags
+from anyvisor.x86_64.records import U8, U16, U32
 
 ALL_PROCESSORS, ALL_PROCESSORS_X2APIC = 0xFF, 0xFFFFFFFF
 """A UID that means every processor."""
@@ -185,7 +185,7 @@ class Madt(EntryTable):
     ['Lapic', 'Lapic', 'IoApic', 'LapicNmi']
     """
 
-    SIGNATURE, NAME, REVISION = "APIC", "MADT", 5
+    SIGNATURE, NAME, REVISION = "APIC", "MADT", 6
     TYPES = TYPES
 
     lapic_address: int = attrs.field(default=LAPIC_BASE, metadata=U32)

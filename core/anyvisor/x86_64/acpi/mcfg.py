@@ -9,8 +9,8 @@ import attrs
 
 from anyvisor.errors import PlanError
 from anyvisor.memory import MIB, Region
-from anyvisor.x86_64.acpi.record import U8, U16, U64, pack, raw, shape_of, unpack
 from anyvisor.x86_64.acpi.table import HEADER, SystemTable, body_size
+from anyvisor.x86_64.records import U8, U16, U64, pack, raw, shape_of, unpack
 
 BUS_BYTES = 1 * MIB
 """What the configuration space of one bus takes: 32 devices of 8 functions of 4 KiB."""

@@ -1,6 +1,6 @@
 """The power-management registers: what the tables say of them and what the device does, in one place.
 
-Some facts about them (ACPI specification 6.4, 4.8.3 and 4.8.4). A machine with PM registers has an event block, of a
+Some facts about them (ACPI specification 6.5, 4.8.3 and 4.8.4). A machine with PM registers has an event block, of a
 status and an enable register, a control register, and a timer. A machine with reduced hardware has none of those but
 one byte to sleep by, and one that says it woke. Either way a guest ends by writing the number that the object `\\_S5`
 holds, with a bit beside it that says "now". Which number that is, is each machine's own choice.

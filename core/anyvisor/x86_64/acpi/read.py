@@ -6,14 +6,14 @@ Wherever it comes from, a table that is read gives the same bytes when it is wri
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import attrs
 
 from anyvisor.errors import PlanError
 from anyvisor.plan import FirmwareTables
 from anyvisor.x86_64.acpi import rsdp as pointers
-from anyvisor.x86_64.acpi.facs import SIZE_BYTES, Facs
+from anyvisor.x86_64.acpi.facs import Facs
 from anyvisor.x86_64.acpi.fadt import Fadt
 from anyvisor.x86_64.acpi.hpet import Hpet
 from anyvisor.x86_64.acpi.madt import Madt
@@ -26,6 +26,8 @@ from anyvisor.x86_64.acpi.table import HEADER, SystemTable, Table
 from anyvisor.x86_64.acpi.tables import AcpiTables
 from anyvisor.x86_64.acpi.xsdt import Rsdt, Xsdt
 
+_PREFIX = struct.Struct("<4sI")
+"""Signature and length, with which every table begins, the FACS too."""
 Read = Callable[[int, int], bytes]
 """`read(guest_address, size_bytes) -> bytes`"""
 
@@ -33,8 +35,8 @@ KINDS: dict[str, type[SystemTable]] = {
     kind.SIGNATURE: kind for kind in (Fadt, Hpet, Madt, Mcfg, Rsdt, Slit, Spcr, Srat, Xsdt)
 }
 """The tables that are understood, by signature."""
-MAX_TABLE_BYTES = 16 << 20
-"""Longer ones are taken for broken."""
+MAX_TABLES_BYTES = 16 << 20
+"""What leads to more of it is taken for broken: all tables of one machine together."""
 
 
 def decode_table(data: bytes) -> SystemTable | Facs | Rsdp:
@@ -99,16 +101,11 @@ def read_tables(read: Read, rsdp_address: int) -> FoundTables:
     at = rsdp.xsdt or rsdp.rsdt
     if not at:
         raise PlanError(f"RSDP at {rsdp_address:#x} leads to no XSDT and no RSDT")
-    root = _table_at(read, at)
+    found = _placed(read, at)
+    root = next(found)
     if not isinstance(root.table, Rsdt):
         raise PlanError(f"RSDP at {rsdp_address:#x} leads to a {root.table.name} at {at:#x}, not to an XSDT")
-    placed = []
-    for address in filter(None, root.table.tables):
-        placed.append(_table_at(read, address))
-        if isinstance(placed[-1].table, Fadt):
-            fadt = placed[-1].table
-            placed += [_table_at(read, each) for each in (fadt.facs_address, fadt.dsdt_address) if each]
-    return FoundTables(rsdp_address, rsdp, root, tuple(placed))
+    return FoundTables(rsdp_address, rsdp, root, tuple(found))
 
 
 def read_placed(firmware: FirmwareTables) -> FoundTables:
@@ -123,13 +120,37 @@ def read_placed(firmware: FirmwareTables) -> FoundTables:
     return read_tables(read, firmware.pointer)
 
 
-def _table_at(read: Read, address: int) -> PlacedTable:
-    """The table at an address, however long it says that it is."""
-    signature, size = struct.unpack("<4sI", read(address, 8))
-    if not min(HEADER.size, SIZE_BYTES) <= size <= MAX_TABLE_BYTES:
+def _placed(read: Read, root: int) -> Iterator[PlacedTable]:
+    """The table at `root`, and all that it leads to, in their order."""
+    waiting, left_bytes = [root], MAX_TABLES_BYTES
+    while waiting:
+        address = waiting.pop()
+        size = _size_at(read, address)
+        left_bytes -= size
+        if left_bytes < 0:
+            raise PlanError(f"ACPI tables: with that at {address:#x} they have more than {MAX_TABLES_BYTES} bytes")
+        found = _table_at(read, address, size)
+        yield found
+        if isinstance(found.table, Rsdt) and address == root:
+            waiting += filter(None, reversed(found.table.tables))
+        elif isinstance(found.table, Fadt):
+            waiting += filter(None, (found.table.dsdt_address, found.table.facs_address))
+
+
+def _size_at(read: Read, address: int) -> int:
+    """How long the table at an address says that it is."""
+    start = read(address, _PREFIX.size)
+    if len(start) < _PREFIX.size:
+        raise PlanError(f"ACPI table at {address:#x}: the memory that is read ends before it")
+    signature, size = _PREFIX.unpack(start)
+    if not HEADER.size <= size <= MAX_TABLES_BYTES:
         raise PlanError(f"ACPI table {signature!r} at {address:#x}: length {size} is none that a table has")
+    return int(size)
+
+
+def _table_at(read: Read, address: int, size_bytes: int) -> PlacedTable:
     try:
-        table = decode_table(read(address, size))
+        table = decode_table(read(address, size_bytes))
     except PlanError as error:
         raise PlanError(f"ACPI table at {address:#x}: {error}") from error
     if isinstance(table, Rsdp):

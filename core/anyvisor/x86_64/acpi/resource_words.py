@@ -1,6 +1,6 @@
 """Resource descriptors in words: the buffer that `_CRS` stands for, of any machine's tables.
 
-See `aml_resources` for what they are; ACPI specification 6.4, 6.4.
+See `aml_resources` for what they are; ACPI specification 6.5, 6.4.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from typing import Self
 import attrs
 
 from anyvisor.errors import PlanError
-from anyvisor.x86_64.acpi.table import check_sum, letters, with_checksum
+from anyvisor.x86_64.acpi.table import letters
+from anyvisor.x86_64.checksum import check_sum, with_checksum
 
 SIGNATURE = b"RSD PTR "
 FIRST = struct.Struct("<8sB6sBI")

@@ -14,8 +14,6 @@ import attrs
 from anyvisor.errors import PlanError
 from anyvisor.x86_64.acpi.table import HEADER, SystemTable
 
-LOCAL, REMOTE = 10, 20
-"""Distances by custom: of a node to itself, and to another."""
 _COUNT = struct.Struct("<Q")
 
 
@@ -30,11 +28,6 @@ class Slit(SystemTable):
     SIGNATURE, NAME = "SLIT", "SLIT"
 
     distances: tuple[tuple[int, ...], ...]
-
-    @classmethod
-    def even(cls, nodes: int) -> Slit:
-        """Nodes that are all equally far from each other."""
-        return cls(tuple(tuple(LOCAL if a == b else REMOTE for b in range(nodes)) for a in range(nodes)))
 
     def body(self) -> bytes:
         """The count, then the rows. PlanError when a row has not a distance for each node."""

@@ -9,8 +9,8 @@ import attrs
 
 from anyvisor.bits import Bits, bit
 from anyvisor.x86_64.acpi.generic_address import NOWHERE, REGISTER, GenericAddress, register
-from anyvisor.x86_64.acpi.record import U8, U16, U32, raw
 from anyvisor.x86_64.acpi.table import FixedTable
+from anyvisor.x86_64.records import U8, U16, U32, raw
 
 NO_PCI = 0xFFFF
 """As a vendor and device: the port is not on PCI."""

@@ -11,10 +11,8 @@ import attrs
 from anyvisor.bits import Bits, bit
 from anyvisor.memory import Region, format_size
 from anyvisor.x86_64.acpi.entries import Entry, EntryTable, describe_entries
-from anyvisor.x86_64.acpi.record import U32, U64, Shape, raw
-
-MAX_APIC_ID = 254
-"""The highest APIC id for which there is a short entry."""
+from anyvisor.x86_64.records import U32, U64, Shape, raw
+from anyvisor.x86_64.topology import MAX_XAPIC_ID
 
 
 class AffinityFlags(Bits):
@@ -133,7 +131,7 @@ class Srat(EntryTable):
 
 def affinity(node: int, apic_id: int) -> LapicAffinity | X2ApicAffinity:
     """The entry of a processor: the short one, where the APIC id fits in it."""
-    return LapicAffinity(node, apic_id) if apic_id <= MAX_APIC_ID else X2ApicAffinity(node, apic_id)
+    return LapicAffinity(node, apic_id) if apic_id <= MAX_XAPIC_ID else X2ApicAffinity(node, apic_id)
 
 
 def cut(ram: Iterable[Region], sizes_bytes: Iterable[int]) -> list[list[Region]]:

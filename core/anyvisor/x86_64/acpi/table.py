@@ -14,24 +14,13 @@ from typing import Any, ClassVar, Self
 import attrs
 
 from anyvisor.errors import PlanError
-from anyvisor.x86_64.acpi.record import pack, shape_of, unpack
+from anyvisor.x86_64.checksum import check_sum, with_checksum
+from anyvisor.x86_64.records import pack, shape_of, unpack
 
 HEADER = struct.Struct("<4sIBB6s8sI4sI")
 """Signature, length, revision, checksum, OEM id, OEM table id, OEM revision, creator id, creator revision."""
 CHECKSUM = 9
 """Offset of the byte that makes all bytes of a table sum to 0."""
-
-
-def with_checksum(data: bytes, offset: int = CHECKSUM) -> bytes:
-    """`data` with the byte at `offset` such that all sum to 0 modulo 256."""
-    return data[:offset] + bytes([(data[offset] - sum(data)) % 256]) + data[offset + 1 :]
-
-
-def check_sum(what: str, data: bytes, offset: int = CHECKSUM) -> None:
-    """PlanError with the right checksum if the bytes of `data` do not sum to 0."""
-    if sum(data) % 256:
-        right = (data[offset] - sum(data)) % 256
-        raise PlanError(f"{what}: checksum at offset {offset:#x} is {data[offset]:#04x}, not {right:#04x}")
 
 
 @attrs.frozen
@@ -110,7 +99,7 @@ class SystemTable(abc.ABC):
             header = HEADER.pack(signature, size, self.revision, 0, *self.origin.fields())
         except struct.error as error:
             raise PlanError(f"{self.name}: a value does not fit in its place: {error}") from error
-        return with_checksum(header + body)
+        return with_checksum(header + body, CHECKSUM)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -197,7 +186,7 @@ def split(data: bytes, what: str) -> tuple[str, bytes, dict[str, Any]]:
     if not HEADER.size <= size <= len(data):
         allowed = f"{HEADER.size} to the {len(data)} bytes there are"
         raise PlanError(f"{what}: length at offset 0x4 is {size}, not {allowed}")
-    check_sum(what, data[:size])
+    check_sum(what, data[:size], CHECKSUM)
     return signature.decode("latin-1"), data[HEADER.size : size], {"revision": revision, "origin": Origin.of(*origin)}
 
 

@@ -169,13 +169,17 @@ def multiboot_params(
 
 def read_string(read: Read, address: int) -> str:
     """The text at an address, up to its NUL; PlanError when there is no end to it."""
-    found = b""
-    while b"\0" not in found:
-        if len(found) >= MAX_LIST_BYTES:
-            raise PlanError(f"multiboot: the string at {address:#x} does not end")
+    found = bytearray()
+    while len(found) < MAX_LIST_BYTES:
         at = address + len(found)
-        found += read(at, _STRING_STEP_BYTES - at % _STRING_STEP_BYTES)  # aligned, it does not reach beyond RAM's end
-    return found.partition(b"\0")[0].decode("utf-8", "backslashreplace")
+        piece = read(at, _STRING_STEP_BYTES - at % _STRING_STEP_BYTES)  # aligned, it does not reach beyond RAM's end
+        text, end, _ = piece.partition(b"\0")
+        found += text
+        if end:
+            return found.decode("utf-8", "backslashreplace")
+        if not piece:
+            break
+    raise PlanError(f"multiboot: the string at {address:#x} does not end")
 
 
 def _module(initrd: Blob) -> Module:
@@ -236,4 +240,7 @@ def _modules(read: Read, info: MultibootInfo) -> Iterator[Module]:
 def _list(read: Read, name: str, address: int, size_bytes: int) -> bytes:
     if size_bytes > MAX_LIST_BYTES:
         raise PlanError(f"multiboot: {name} has {size_bytes} bytes, more than {MAX_LIST_BYTES}")
-    return read(address, size_bytes)
+    data = read(address, size_bytes)
+    if len(data) < size_bytes:
+        raise PlanError(f"multiboot: {name} at {address:#x} has {size_bytes} bytes, {len(data)} of them there")
+    return data

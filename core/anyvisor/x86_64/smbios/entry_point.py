@@ -17,6 +17,7 @@ import attrs
 
 from anyvisor.errors import PlanError
 from anyvisor.memory import Region
+from anyvisor.x86_64.checksum import check_sum, with_checksum
 
 Read = Callable[[int, int], bytes]
 """`read(guest_address, size_bytes) -> bytes`"""
@@ -43,7 +44,7 @@ class EntryPoint64:
     def to_bytes(self) -> bytes:
         """The 24 bytes in memory; PlanError for numbers that do not fit."""
         numbers = *self.version, self.revision, self.reserved, self.table_bytes, self.table_address
-        return _summed(_packed(self, self.SHAPE, self.ANCHOR, 0, self.SHAPE.size, *numbers), 5)
+        return with_checksum(_packed(self, self.SHAPE, self.ANCHOR, 0, self.SHAPE.size, *numbers), 5)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -79,14 +80,15 @@ class EntryPoint32:
     formatted: bytes = bytes(5)
     bcd_revision: int = 0x28
     length: int = 31
-    """Some writers of version 2.1 have 30 here, and mean 31."""
+    """Some writers of version 2.1 have 30 here, and sum up no more; it has 31 bytes all the same."""
 
     def to_bytes(self) -> bytes:
         """The 31 bytes in memory; PlanError for numbers that do not fit."""
         head = self.ANCHOR, 0, self.length, *self.version, self.max_bytes, self.revision, self.formatted
         table = self.LEGACY, 0, self.table_bytes, self.table_address, self.count, self.bcd_revision
         packed = _packed(self, self.SHAPE, *head, *table)
-        return _summed(packed[:16] + _summed(packed[16:], 5), 4)
+        whole = packed[:16] + with_checksum(packed[16:], 5)
+        return with_checksum(whole[: self.length], 4) + whole[self.length :]
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -95,8 +97,7 @@ class EntryPoint32:
         _, _, length, major, minor, max_bytes, revision, formatted, legacy, *_ = cls.SHAPE.unpack_from(data)
         if legacy != cls.LEGACY:
             raise PlanError(f"SMBIOS entry point: anchor at offset 0x10 is {legacy!r}, not {cls.LEGACY!r}")
-        if sum(data[16 : cls.SHAPE.size]) % 256:
-            raise PlanError("SMBIOS entry point: the bytes from offset 0x10 do not sum to 0; see 0x15")
+        check_sum("SMBIOS entry point, from 0x10 on", data[16 : cls.SHAPE.size], 5)
         size_bytes, address, count, bcd = cls.SHAPE.unpack_from(data)[-4:]
         version = major, minor
         return cls(address, size_bytes, count, max_bytes, version, revision, formatted, bcd, length)
@@ -152,11 +153,6 @@ def _packed(entry: EntryPoint, shape: struct.Struct, *values: bytes | int) -> by
         raise PlanError(f"SMBIOS entry point: {entry} does not fit in its bytes: {error}") from error
 
 
-def _summed(data: bytes, at: int) -> bytes:
-    """`data`, whose byte at `at` is 0, with the byte there that makes all sum to 0."""
-    return data[:at] + bytes([-sum(data) % 256]) + data[at + 1 :]
-
-
 def _check(data: bytes, anchor: bytes, *, length_at: int, shortest: int, longest: int) -> None:
     """PlanError unless `data` begins with a whole entry point: anchor, length and checksum."""
     if not data.startswith(anchor):
@@ -166,5 +162,4 @@ def _check(data: bytes, anchor: bytes, *, length_at: int, shortest: int, longest
     length = data[length_at]
     if not shortest <= length <= longest:
         raise PlanError(f"SMBIOS entry point: length at offset {length_at:#x} is {length}, not {longest}")
-    if sum(data[:longest]) % 256:
-        raise PlanError(f"SMBIOS entry point: its {longest} bytes do not sum to 0; see offset {length_at - 1:#x}")
+    check_sum("SMBIOS entry point", data[:length], length_at - 1)

@@ -8,11 +8,14 @@
 '010200'
 >>> Pair(**unpack(Pair, bytes.fromhex("010200")))
 Pair(first=1, second=2)
+>>> offsets(Pair)
+{'first': 0, 'second': 1}
 """
 
 from __future__ import annotations
 
 import functools
+import re
 import struct
 from collections.abc import Callable, Sequence
 from operator import attrgetter
@@ -22,6 +25,10 @@ import attrs
 
 U8, U16, U32, U64 = ({"shape": each} for each in "BHIQ")
 """What a field's `metadata` says: an unsigned little-endian number of that many bits."""
+
+
+_PADDING = re.compile(r"^(?:\d*x)*")
+"""Places before a field that belong to none."""
 
 
 def raw(size_bytes: int) -> dict[str, str]:
@@ -58,6 +65,16 @@ def shape_of(kind: Any, prefix: str = "") -> Shape:
     places = "".join(each.metadata["shape"] for each in fields)
     nested = tuple(index for index, each in enumerate(fields) if each.metadata.get("nested"))
     return Shape(struct.Struct(f"<{prefix}{places}"), tuple(each.name for each in fields), nested)
+
+
+def offsets(kind: Any) -> dict[str, int]:
+    """At which offset each field of a `kind` lies, by name."""
+    found, before = {}, "<"
+    for each in attrs.fields(kind):
+        if shape := each.metadata.get("shape"):
+            found[each.name] = struct.calcsize(before + _PADDING.findall(shape)[0])
+            before += shape
+    return found
 
 
 def pack(record: object) -> bytes:
