@@ -25,11 +25,12 @@ def boot(kernel, initrd, tables="acpi", **more):
 
 @pytest.fixture(scope="module")
 def cloud_logs(cloud_kernel, shell_initrd):
-    """The logs of Debian's cloud kernel on two processors, by the ACPI profile of its machine."""
+    """The logs of Debian's cloud kernel on two processors, by the ACPI profile of its machine: one is switched off in
+    the end, the other rebooted."""
     logs = {}
-    for profile in ("fixed", "reduced"):
+    for profile, leave in (("fixed", switch_off), ("reduced", part)):
         with boot(cloud_kernel, shell_initrd, vcpus=2, reduced_hardware=profile == "reduced") as machine:
-            logs[profile] = converse(machine, cloud_kernel.version, vcpus=2, leave=switch_off)
+            logs[profile] = converse(machine, cloud_kernel.version, vcpus=2, leave=leave)
     return logs
 
 
@@ -39,7 +40,7 @@ def microvm_worries(cloud_kernel, busybox, tmp_path_factory):
 
 
 @pytest.mark.parametrize("profile", ["fixed", "reduced"])
-def test_the_cloud_kernel_brings_two_processors_up_through_acpi_and_switches_off(profile, cloud_logs):
+def test_the_cloud_kernel_brings_two_processors_up_through_acpi_and_leaves_by_it(profile, cloud_logs):
     log = cloud_logs[profile]
     assert b"ACPI: RSDP 0x00000000000E0000" in log
     assert b"Using ACPI (MADT) for SMP configuration information" in log
@@ -101,8 +102,7 @@ def test_processors_and_memory_are_divided_as_configured(cloud_kernel, shell_ini
 
 
 @pytest.mark.parametrize(
-    ("command", "profile", "reason"),
-    [("poweroff -f", "fixed", "shutdown"), ("reboot -f", "fixed", "reset"), ("reboot -f", "reduced", "reset")],
+    ("command", "profile", "reason"), [("poweroff -f", "reduced", "shutdown"), ("reboot -f", "fixed", "reset")]
 )
 def test_the_command_ends_well_when_the_guest_leaves(command, profile, reason, cloud_kernel, busybox, tmp_path):
     initrd = tmp_path / "initrd.cpio"
