@@ -4,9 +4,9 @@
 processor 1-8: enabled, at 0x1000, 0x2000 ... 0x8000
 
 A line belongs together with the lines below it that are indented further, so whole paragraphs are folded too. Numbers
-that are the same in all of a run stay as they are. Nothing is lost that could not be written down again: decimal
-numbers and numbered names become the ranges that they are in, and hexadecimal numbers are folded only where each is as
-far from the next.
+that are the same in all of a run stay as they are. Decimal numbers and numbered names become the ranges that they are
+in, of which a long list is cut short and says how many numbers there were. Hexadecimal numbers are folded only where
+each is as far from the next, so none of them is lost.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import pytest
 from anyvisor.x86_64.cpu_models import cpu_model, model_names
 from anyvisor.x86_64.cpuid import Cpuid
 from anyvisor.x86_64.features import Feature
+from elves import tiny_elf
 
 BACKEND = """
 from anyvisor import hookimpl
@@ -125,7 +126,7 @@ def test_a_model_is_shown_as_a_host_gives_it(there):
     assert "md_clear" not in there("show", "haswell", "--backend", "broadwell")
     assert "KVMKVMKVM, leaves up to 0x40000001" in there("show", "haswell", "--backend", "broadwell")
     assert "Intel(R) Xeon(R) CPU E5-2650 v4" in there("show", "host", "--backend", "broadwell")
-    assert "ERMS (0x7 EBX bit 9)" in there("show", "haswell", "--backend", "rome", code=2)
+    assert "0x7 EBX: ERMS (bit 9), INVPCID (bit 10); take" in there("show", "haswell", "--backend", "rome", code=2)
 
 
 def test_a_difference_is_told_in_lines(invoke):
@@ -174,6 +175,14 @@ def test_a_template_is_a_model_like_any_other(there, tmp_path):
     assert "brand: Mine" in there("show", path)
     path.write_text('extends = "haswell"\n\nremove = ["ermss"]')
     assert f"{path}:3: remove: there is no feature 'ermss'; near it: erms" in there("show", path, code=2)
+
+
+def test_a_machine_with_any_model_is_planned_without_a_hypervisor(invoke, tmp_path):
+    kernel = tiny_elf(tmp_path / "vmlinux", code=b"\xf4")
+    for model in ("zen4", "sapphirerapids", "host"):
+        done = invoke("plan", kernel, "--cpu", model)
+        assert done.exit_code == 0, done.stderr
+    assert "AMD EPYC Processor (Genoa)" in invoke("plan", kernel, "--cpu", "zen4").stdout
 
 
 @pytest.mark.parametrize("command", ["show", "check"])

@@ -4,7 +4,6 @@ import struct
 
 import attrs
 import pytest
-from seen_plans import kernel_for
 
 from anyvisor import MachineConfig, assemble, generic_facts, hookimpl
 from anyvisor.memory import GIB, MIB, Region
@@ -18,6 +17,7 @@ from anyvisor.x86_64.gdt import BOOT_GDT, Gdt, Segment
 from anyvisor.x86_64.mptable import MpTable
 from anyvisor.x86_64.msrs import MiscEnable, Msr, Msrs
 from anyvisor.x86_64.state import Sregs
+from seen_plans import kernel_for
 
 
 @pytest.fixture
@@ -146,13 +146,17 @@ def test_smbios_structures_are_told_by_handle(plan):
     ]
 
 
-@pytest.mark.parametrize("protocol", ["pvh", "multiboot"])
-def test_what_other_protocols_hand_over_is_told_by_field(plan, tmp_path, protocol):
-    kernel = kernel_for(protocol, tmp_path)
-    options = {"kernel": kernel, "protocol": protocol, "tables": "none", "command_line": "one"}
-    found = plan(options).diff(plan({**options, "memory": "128M", "command_line": "three"}))
-    place = {"pvh": "PVH start info", "multiboot": "multiboot information"}[protocol]
-    assert about(found, place)[-1][-1] == "e820 0x100000 to 0x3ffffff -> 0x7ffffff"
+@pytest.mark.parametrize(
+    ("protocol", "place", "field"),
+    [
+        ("pvh", "PVH start info", "rsdp_paddr 0xe0000 -> 0x0"),
+        ("multiboot", "multiboot information", "mem_upper 0xfc00 -> 0x1fc00"),
+    ],
+)
+def test_what_other_protocols_hand_over_is_told_by_field(plan, tmp_path, protocol, place, field):
+    options = {"kernel": kernel_for(protocol, tmp_path), "protocol": protocol, "tables": "acpi", "command_line": "one"}
+    found = plan(options).diff(plan({**options, "tables": "none", "memory": "128M", "command_line": "three"}))
+    assert about(found, place)[-1][1:] == (field, "e820 0x100000 to 0x3ffffff -> 0x7ffffff")
     (text,) = about(found, "command line")[-1][1:]
     assert text.startswith("text '") and text.endswith("three'")
 

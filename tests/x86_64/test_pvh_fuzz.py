@@ -24,7 +24,7 @@ SEGMENTS = ((ENTRY, b"\xf4" * 400, 0x4000), (ENTRY + 0x8000, b"data", 4096))
 ELVES = {bits: elf(SEGMENTS, notes=NOTES, bits=bits) for bits in (32, 64)}
 MEMORY_LIMIT_BYTES = 24 * MIB
 SECONDS = 5
-SETTINGS = settings(max_examples=200, deadline=2000)
+SETTINGS = settings(max_examples=100, deadline=2000)
 
 
 @pytest.fixture(scope="module")

@@ -52,8 +52,18 @@ def test_a_raw_bit_can_be_taken_away(model):
 
 
 def test_features_beyond_the_last_leaf_are_refused(model):
-    with pytest.raises(ConfigError, match="xsave needs leaf 0xd, but max_leaf is 0xb; raise it"):
+    with pytest.raises(ConfigError, match="xsave needs max_leaf = 0xd or more, and it is 0xb; raise it"):
         model('extends = "nehalem"\nfeatures = ["xsave", "xsaveopt"]').cpuid(host_facts("intel-broadwell"))
+
+
+def test_raw_bits_beyond_the_last_leaf_are_refused(model):
+    raw = "[[leaf]]\nleaf = 0x15\neax = 2\n"
+    with pytest.raises(
+        ConfigError, match=r"template.toml:2: \[\[leaf\]\] 0x15 needs max_leaf = 0x15 or more, and it is 0x14"
+    ):
+        model(f'extends = "haswell"\nmax_leaf = 0x14\n{raw}').cpuid(host_facts("intel-broadwell"))
+    table = model(f'extends = "haswell"\nmax_leaf = 0x15\n{raw}').cpuid(host_facts("intel-broadwell"))
+    assert (table.max_leaf, table[0x15].eax) == (0x15, 2)
 
 
 def test_each_range_ends_with_the_last_leaf_that_says_something():
@@ -73,6 +83,25 @@ def test_caches_are_those_of_the_template_and_shared_as_the_topology_says():
     assert [each.ebx >> 22 for each in table.subleaves(4)][:4] == [7, 7, 15, 10]
     assert [each.eax >> 14 & 0xFFF for each in table.subleaves(4)][:4] == [1, 1, 1, 7]
     assert [each.eax & 0x1FF for each in table.subleaves(4)] == [0x121, 0x122, 0x143, 0x163, 0]
+
+
+HUGE = """
+cache = [
+    { level = 1, type = "data", size = "1M", ways = 512, line = 512 },
+    { level = 2, size = "160M", ways = 20, line = 512 },
+    { level = 3, size = "20G", ways = 20, line = 512 },
+]
+"""
+
+
+def test_what_is_too_large_for_the_older_leaves_is_the_most_that_they_hold(model):
+    amd, intel = (model(f'extends = "{name}"\n{HUGE}') for name in ("zen2", "haswell"))
+    table = amd.cpuid(host_for(amd.template))
+    assert table[0x8000_0005].registers == (0, 0, 0xFF_FF_01_FF, 0)
+    assert table[0x8000_0006].registers == (0, 0, 0xFFFF_91_FF, 0x3FFF << 18 | 0x91FF)
+    assert [each.ecx + 1 for each in table.subleaves(0x8000_001D)] == [4, 1 << 14, 1 << 21, 1]
+    table = intel.cpuid(host_for(intel.template))
+    assert table[0x8000_0006].ecx == 0xFFFF_70_FF
 
 
 def test_linear_bits_go_with_the_feature_for_them(model):
@@ -114,8 +143,10 @@ def test_a_model_without_xsave_has_no_leaf_for_it():
 
 
 def test_features_that_need_xsave_do_not_come_without_it(model):
-    with pytest.raises(ConfigError, match=r"avx, avx2.* need XSAVE, which is not among the features; add xsave"):
-        model('extends = "haswell"\nremove = ["xsave", "xsaveopt"]').cpuid(host_facts("intel-broadwell"))
+    with pytest.raises(ConfigError, match=r"toml:3: without XSAVE there is no avx, avx2, f16c, fma; add xsave"):
+        model('extends = "haswell"\nremove = [\n"xsave", "xsaveopt"]').cpuid(host_facts("intel-broadwell"))
+    with pytest.raises(ConfigError, match="toml:2: without XSAVE there is no avx2; add xsave"):
+        model('extends = "x86-64-v2"\nfeatures = ["avx2"]').cpuid(host_facts("intel-broadwell"))
 
 
 def test_a_component_that_the_host_has_no_place_for_is_missing(model):

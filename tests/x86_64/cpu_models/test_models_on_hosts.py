@@ -81,11 +81,14 @@ def test_a_refusal_names_each_bit_that_is_missing_and_the_way_out(host, name, ke
         anyvisor.assemble(MachineConfig(kernel=kernel, cpu=name), host_facts(host))
     text = str(caught.value)
     missing = LACKS[host, name].split()
-    assert text.startswith(f"CPU model {name}: {len(missing)} of the things that it asks for are not available")
-    named = [f"{each} ({Feature[each].place})" for each in missing]
-    assert re.search(r"\(kvm\): (.*); take a model", text)[1] == ", ".join(named)
-    assert f'extends = "{name}"' in text
-    offered = re.search(r"can give \((.*?)\)", text)[1].split(", ")
+    start = f"CPU model {name}: a guest of kvm on this host cannot have {len(missing)} of the things that it asks for: "
+    assert text.startswith(start)
+    groups = [each.split(": ") for each in text[len(start) :].partition("; take a model")[0].split("; ")]
+    named = [re.sub(r"\((.*)\)", rf"({register} \1)", each) for register, bits in groups for each in bits.split(", ")]
+    assert named == [f"{each} ({Feature[each].place})" for each in missing]
+    assert len({register for register, _ in groups}) == len(groups)
+    assert text.endswith(f"a template that extends {name} and does without these")
+    offered = re.search(r"that it can have \((.*?)\)", text)[1].split(", ")
     assert set(offered) == GIVES[host]
 
 
@@ -221,3 +224,22 @@ def test_facts_of_two_hosts_have_the_tsc_s_speed_in_common_only_if_it_is_the_sam
     first, second = (attrs.evolve(FACTS, guest_tsc_khz=khz) for khz in (2_000_000, 2_100_000))
     assert anyvisor.common_facts(first, first).guest_tsc_khz == 2_000_000
     assert anyvisor.common_facts(first, second).guest_tsc_khz == 0
+
+
+def test_tables_tell_of_the_apics_of_the_model_and_not_of_the_host(kernel, tmp_path):
+    template = tmp_path / "no-apic.toml"
+    template.write_text('extends = "minimal"\nremove = ["apic"]')
+    facts = host_facts("amd-genoa")
+    config = MachineConfig(kernel=kernel, tables="both")
+    names = [
+        {blob.name for blob in anyvisor.assemble(config.replace(cpu=cpu), facts).blobs}
+        for cpu in ("minimal", str(template))
+    ]
+    assert names[0] - names[1] == {"mp table", "mp pointer", "MADT"}
+
+
+def test_a_model_without_long_mode_is_none_for_a_kernel_that_starts_in_it(kernel, tmp_path):
+    template = tmp_path / "empty.toml"
+    template.write_text("")
+    with pytest.raises(ConfigError, match=r"cpu: linux64 starts a kernel in long mode, and the processor .* has none"):
+        anyvisor.assemble(MachineConfig(kernel=kernel, cpu=str(template)), host_facts("amd-genoa"))

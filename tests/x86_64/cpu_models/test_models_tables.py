@@ -1,5 +1,6 @@
 """From a template and a host to a CPUID table: exactly what the template says, with what only the host can say."""
 
+import itertools
 import time
 
 import attrs
@@ -76,8 +77,16 @@ def test_a_host_s_table_can_be_cut_short(model):
 
 
 def test_what_the_host_lacks_cannot_be_added_to_it(model):
-    with pytest.raises(ConfigError, match=r"1 of the things.*SHA512 \(0x7/1 EAX bit 0\)"):
+    with pytest.raises(ConfigError, match=r"1 of the things.*0x7/1 EAX: SHA512 \(bit 0\); take"):
         model('extends = "host"\nfeatures = ["sha512", "avx2"]').cpuid(host_facts("intel-broadwell"))
+
+
+def test_a_host_that_has_everything_can_be_changed(model):
+    changed = model('extends = "host"\nfeatures = ["apx_f", "mpx"]\nremove = ["avx512*"]')
+    table = changed.cpuid(host_for(changed.template))
+    assert {Feature.APX_F, Feature.MPX, Feature.AVX2} <= table.features and Feature.AVX512F not in table.features
+    spans = sorted((each.ebx, each.ebx + each.eax) for each in table.subleaves(0xD)[2:] if not each.ecx & 1)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
 
 
 # -- exactly what it says ------------------------------------------------------------------------------------
@@ -121,14 +130,14 @@ def test_the_apic_timer_has_a_tsc_deadline_only_in_a_model_that_has_one(model):
     assert not for_vcpu(facts, ONE, 0, without).has(Feature.TSC_DEADLINE)
     assert for_vcpu(facts, ONE, 0, cpu_model("haswell").cpuid(facts)).has(Feature.TSC_DEADLINE)
     lacking = attrs.evolve(facts, capabilities=facts.capabilities - {Capability.TSC_DEADLINE})
-    with pytest.raises(ConfigError, match=r"TSC_DEADLINE \(0x1 ECX bit 24\)"):
+    with pytest.raises(ConfigError, match=r"0x1 ECX: TSC_DEADLINE \(bit 24\)"):
         cpu_model("haswell").cpuid(lacking)
 
 
 def test_what_no_guest_gets_cannot_be_asked_for(model):
     facts = host_facts("intel-broadwell")
     assert facts.supported_state(Cpuid).has(Feature.PDCM)
-    with pytest.raises(ConfigError, match=r"PDCM \(0x1 ECX bit 15\)"):
+    with pytest.raises(ConfigError, match=r"0x1 ECX: PDCM \(bit 15\)"):
         model('extends = "haswell"\nfeatures = ["pdcm"]').cpuid(facts)
 
 
@@ -176,7 +185,7 @@ def test_amd_s_leaves_repeat_maker_signature_and_features():
 
 
 def test_a_model_of_a_family_without_large_models_is_refused(model):
-    with pytest.raises(ConfigError, match=r"template.toml: model 0x10: only families 6 and from 15 up"):
+    with pytest.raises(ConfigError, match=r"template.toml:3: model 0x10: only families 6 and from 15 up"):
         model('extends = "k10"\nfamily = 5\nmodel = 16').cpuid(host_facts("amd-k10"))
 
 

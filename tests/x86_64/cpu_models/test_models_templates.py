@@ -140,7 +140,7 @@ WRONG = {
     "a pattern of nothing": ('remove = ["fma",\n"zz*"]\n', 2, r"no feature 'zz\*'"),
     "a feature in two lists": ('features = ["fma"]\n\nremove = ["FMA"]\n', 3, "fma is both in `features` and in"),
     "a feature optional and not": ('features = ["fma"]\noptional = ["fma"]\n', 2, "fma is both in `features`"),
-    "features that are no list": ('\nfeatures = "fma"\n', 2, "is not a list"),
+    "features that are no list": ('\nfeatures = "fma"\n', 2, "features is not a list; write it as [...]"),
     "a family too large": ("stepping = 1\nfamily = 271\n", 2, r"family: 0x10f \(271\) does not fit; give 0 to 270"),
     "a stepping too large": ("stepping = 16\n", 1, "give 0 to 15"),
     "a negative model": ("\n\nmodel = -1\n", 3, "does not fit"),
@@ -154,7 +154,8 @@ WRONG = {
     "hypervisor leaves of nobody": ('[hypervisor]\nleaves = "xen"\n', 2, "'xen' is none of host, none"),
     "a hypervisor's unknown key": ("[hypervisor]\ntimings = true\n", 2, "hypervisor has no key 'timings'; near it: t"),
     "timing that is a number": ("[hypervisor]\ntiming = 1\n", 2, "neither true nor false"),
-    "a hypervisor that is a word": ('hypervisor = "kvm"\n', 1, "hypervisor is not a table"),
+    "a hypervisor that is a word": ('hypervisor = "kvm"\n', 1, "hypervisor is not a table; write it as [hypervisor]"),
+    "a hypervisor that is nothing": ("\nhypervisor = 0\n", 2, "hypervisor is not a table; write it as [hypervisor]"),
     "from_host in quotes": ('from_host = "yes"\n', 1, "neither true nor false"),
     "a cache without ways": ('[[cache]]\nlevel = 1\nsize = "4K"\n', 1, "there is no 'ways'; it is needed here"),
     "a second cache of no size": (
@@ -185,6 +186,8 @@ WRONG = {
     "a leaf that is a number": ("leaf = [7]\n", 1, "leaf is not a table; write it as"),
     "an unknown MSR": ('[[msr]]\nindex = "MISC_ENABEL"\nvalue = 1\n', 2, "no MSR 'MISC_ENABEL'; near it: MISC_ENABLE"),
     "an MSR's value too large": ("[[msr]]\nindex = 1\nvalue = 0x1_0000_0000_0000_0000\n", 3, "does not fit"),
+    "one MSR's table": ("family = 6\n[msr]\nindex = 1\nvalue = 1\n", 2, "msr is not a list; write it as [[msr]]"),
+    "a huge number": (f"\nmodel = {'9' * 999}\n", 2, "model: this number does not fit; give 0 to 255"),
     "an MSR without a value": ("[[msr]]\nindex = 1\n", 1, "there is no 'value'"),
     "a parent that there is not": ('\nextends = "haswel"\n', 2, "no CPU model 'haswel'; near it: haswell"),
     "a parent's file that there is not": ('extends = "./gone.toml"\n', 1, "gone.toml: No such file"),
@@ -201,6 +204,7 @@ def test_an_error_names_the_file_and_the_line(template, tmp_path, text, line, me
     assert found.startswith(f"{tmp_path / 'mine.toml'}:")
     assert found.startswith(f"{tmp_path / 'mine.toml'}:{line}: "), found
     assert re.search(message, found) or message in found, found
+    assert len(found) < 300 + len(str(tmp_path)) and "\n" not in found
 
 
 def test_an_error_in_a_parent_names_both_files(template, tmp_path):
@@ -211,7 +215,13 @@ def test_an_error_in_a_parent_names_both_files(template, tmp_path):
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
-    for name, message in (("absent.toml", "No such file"), ("bytes.toml", "not TOML"), (".", "Is a directory")):
+    (tmp_path / "deep.toml").write_text(f"features = {'[' * 5000}{']' * 5000}")
+    for name, message in (
+        ("absent.toml", "No such file"),
+        ("deep.toml", "nested too deep"),
+        ("bytes.toml", "no text in UTF-8"),
+        (".", "Is a directory"),
+    ):
         with pytest.raises(ConfigError, match=message):
             cpu_model(f"{tmp_path}/{name}")
 

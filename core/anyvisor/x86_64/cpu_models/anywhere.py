@@ -1,6 +1,7 @@
 """A host that has everything, to look at a model where no real host can give it.
 
-Where the components of the XSAVE area lie is as on the maker's own processors, up to those of AMX.
+Where the components of the XSAVE area lie is as on the maker's own processors, but for APX: there it has the place of
+MPX, which no processor has beside it, and here it is behind all others.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Layout = Mapping[int, tuple[int, int, int]]
 ANY: Layout = {2: (256, 576, 0), 11: (16, 0, 1), 12: (24, 0, 1), 15: (808, 0, 1)}
 INTEL: Layout = {
     **ANY, 3: (64, 960, 0), 4: (64, 1024, 0), 5: (64, 1088, 0), 6: (512, 1152, 0), 7: (1024, 1664, 0), 9: (8, 2688, 0),
-    17: (64, 2752, 2), 18: (8192, 2816, 6),
+    17: (64, 2752, 2), 18: (8192, 2816, 6), 19: (128, 11008, 0),
 }  # fmt: skip
 AMD: Layout = {**ANY, 5: (64, 832, 0), 6: (512, 896, 0), 7: (1024, 1408, 0), 9: (8, 2432, 0)}
 LAST_LEAF, LAST_EXTENDED_LEAF = 0x24, 0x8000_0026

@@ -14,8 +14,6 @@ from anyvisor.x86_64.features import Feature
 from anyvisor.x86_64.leaves import Leaf, ProcessorInfo, Signature
 
 HYPERVISOR_LEAVES = range(0x4000_0000, 0x4000_0100)
-TIMING = 0x4000_0010
-"""The TSC's speed and the local APIC timer's, in kHz; VMware's leaf, which other hypervisors took over."""
 APIC_BUS_KHZ = 1_000_000
 """KVM's local APICs count nanoseconds, and so do our own."""
 DEFAULT_LINE_BYTES = 64
@@ -23,10 +21,18 @@ LEAST_MAX_LEAF = Leaf.TOPOLOGY
 LINEAR_BITS, LINEAR_BITS_LA57 = 48, 57
 
 
+class Contradiction(ConfigError):
+    """A template contradicts itself; `key`, and `value` in what it holds, are where to look."""
+
+    def __init__(self, message: str, key: str, value: object = None):
+        self.key, self.value = key, value
+        super().__init__(message)
+
+
 def build(template: Template, facts: HostFacts) -> Cpuid:
     """The table of a template on a host, whether or not the host can give it.
 
-    ConfigError when the template contradicts itself; Unsupported when the facts have no CPUID table.
+    Contradiction when the template contradicts itself; Unsupported when the facts have no CPUID table.
     """
     host = facts.supported_state(Cpuid)
     if template.from_host:
@@ -65,7 +71,9 @@ def _completed(template: Template, facts: HostFacts, table: Cpuid, host: Cpuid) 
     table = _with_features(table, template, facts)
     table = _with_caches(table, template)
     table = _with_address_sizes(table, template, host)
-    table = xsave.fitted(_patched(table, template.leaves), host)
+    table = _patched(table, template.leaves)
+    _check_xsave(template, table)
+    table = xsave.fitted(table, host)
     table = _with_maxima(table, template)
     return _patched(_mirrored(table), template.leaves)
 
@@ -102,7 +110,9 @@ def _signature(template: Template, host: Cpuid) -> Signature:
     model = template.model if template.model is not None else (host.model if own else 0)
     stepping = template.stepping if template.stepping is not None else (host.stepping if own else 0)
     if model > 0xF and family not in {6, *range(0xF, 0x10F)}:
-        raise ConfigError(f"model {model:#x}: only families 6 and from 15 up have models above 15; family is {family}")
+        raise Contradiction(
+            f"model {model:#x}: only families 6 and from 15 up have models above 15; family is {family}", "model"
+        )
     return Signature(
         stepping=stepping,
         model=model & 0xF,
@@ -139,9 +149,10 @@ def _with_caches(table: Cpuid, template: Template) -> Cpuid:
 def _with_address_sizes(table: Cpuid, template: Template, host: Cpuid) -> Cpuid:
     linear = LINEAR_BITS_LA57 if table.has(Feature.LA57) else LINEAR_BITS
     if template.linear_bits not in (None, linear):
-        raise ConfigError(
+        raise Contradiction(
             f"linear_bits = {template.linear_bits}: there are {LINEAR_BITS_LA57} with the feature la57, and "
-            f"{LINEAR_BITS} without"
+            f"{LINEAR_BITS} without; leave it out",
+            "linear_bits",
         )
     physical = template.physical_bits or host.physical_address_bits
     entry = table[Leaf.ADDRESS_SIZES]
@@ -169,12 +180,21 @@ def _with_maxima(table: Cpuid, template: Template) -> Cpuid:
 
 def _check_within(template: Template, table: Cpuid, last: int, last_extended: int) -> None:
     needs = {each.name.lower(): each.leaf for each in template.features if each.leaf not in HYPERVISOR_LEAVES}
+    needs |= {f"[[leaf]] {each.leaf:#x}": each.leaf for each in template.leaves if each.leaf not in HYPERVISOR_LEAVES}
     if table.has(Feature.XSAVE):
         needs["xsave"] = Leaf.XSAVE
     for name, leaf in sorted(needs.items()):
         key, limit = ("max_extended_leaf", last_extended) if leaf >= Leaf.EXTENDED else ("max_leaf", last)
         if leaf > limit:
-            raise ConfigError(f"{name} needs leaf {leaf:#x}, but {key} is {limit:#x}; raise it, or remove the feature")
+            raise Contradiction(f"{name} needs {key} = {leaf:#x} or more, and it is {limit:#x}; raise it", key)
+
+
+def _check_xsave(template: Template, table: Cpuid) -> None:
+    needing = xsave.needing(table)
+    if needing and not table.has(Feature.XSAVE):
+        key, value = ("remove", "xsave") if Feature.XSAVE in template.removed else ("features", needing[0])
+        message = f"without XSAVE there is no {', '.join(needing)}; add xsave to `features`, or these to `remove`"
+        raise Contradiction(message, key, value)
 
 
 def _patched(table: Cpuid, patches: tuple[LeafPatch, ...]) -> Cpuid:
@@ -197,7 +217,7 @@ def _with_timing(table: Cpuid, facts: HostFacts) -> Cpuid:
     """With the leaf that says how fast time counts, where the hypervisor shows itself and knows it."""
     head = table.get(Leaf.HYPERVISOR)
     speed = facts.tsc_khz or facts.guest_tsc_khz
-    if head is None or not table.hypervisor or not speed or table.get(TIMING):
+    if head is None or not table.hypervisor or not speed or table.get(Leaf.TIMING):
         return table
-    timing = CpuidEntry(TIMING, eax=speed, ebx=APIC_BUS_KHZ)
-    return table.replace(head.replace(eax=max(head.eax, TIMING)), timing)
+    timing = CpuidEntry(Leaf.TIMING, eax=speed, ebx=APIC_BUS_KHZ)
+    return table.replace(head.replace(eax=max(head.eax, Leaf.TIMING)), timing)

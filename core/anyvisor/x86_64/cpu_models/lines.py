@@ -74,6 +74,7 @@ class Lines:
         places = [each for each in self._statements if each.table == table and each.index == index]
         places = [each for each in places if each.key == key] or [each for each in places if not each.key]
         places = places or [each for each in self._statements if not each.table and each.key == table != ""]
+        places = places or [each for each in self._statements if each.table == key and not each.key]
         if not places:
             return None
         found = (each.line_of(value) or each.line_of(key) for each in places)

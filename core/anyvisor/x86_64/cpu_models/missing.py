@@ -9,6 +9,7 @@ import attrs
 from anyvisor.config import Topology
 from anyvisor.facts import HostFacts
 from anyvisor.x86_64 import cpuid_policy
+from anyvisor.x86_64.common import ADVANCED_POWER, EXTENDED_FEATURES_2, SVM
 from anyvisor.x86_64.cpuid import REGISTERS, Cpuid, CpuidEntry
 from anyvisor.x86_64.features import BY_PLACE, EAX, EBX, ECX, EDX, Feature, Register
 from anyvisor.x86_64.leaves import Leaf
@@ -23,10 +24,10 @@ FEATURE_REGISTERS: dict[tuple[int, int], tuple[Register, ...]] = {
     (Leaf.XSAVE, 1): (EAX, ECX, EDX),
     (Leaf.KVM_FEATURES, 0): REGISTERS,
     (Leaf.EXTENDED_PROCESSOR, 0): (ECX, EDX),
-    (0x8000_0007, 0): (EBX, EDX),
+    (ADVANCED_POWER, 0): (EBX, EDX),
     (Leaf.ADDRESS_SIZES, 0): (EBX,),
-    (0x8000_000A, 0): (EDX,),
-    (0x8000_0021, 0): (EAX,),
+    (SVM, 0): (EDX,),
+    (EXTENDED_FEATURES_2, 0): (EAX,),
 }
 """Where each bit is something that a processor can do, whether it has a name here or not."""
 MIRRORED = 0x0183_F3FF
@@ -44,6 +45,17 @@ class Missing:
 
     def __str__(self) -> str:
         return f"{self.name} ({self.place})" if self.name else self.place
+
+
+def listed(missing: Iterable[Missing]) -> str:
+    """All of them, the bits of a register together: `0x1 ECX: SSE3 (bit 0), PCID (bit 17); 0x7 EBX: ERMS (bit 9)`."""
+    groups: dict[str, list[str]] = {}
+    for each in missing:
+        register, _, position = each.place.rpartition(" bit ")
+        bit = f"bit {position}"
+        words = f"{each.name} ({bit})" if each.name else bit
+        groups.setdefault(f"{register}: " if register else "", []).append(words if register else str(each))
+    return "; ".join(register + ", ".join(words) for register, words in groups.items())
 
 
 def most(facts: HostFacts) -> Cpuid:

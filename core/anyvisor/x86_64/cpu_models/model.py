@@ -12,15 +12,18 @@ import attrs
 
 from anyvisor.errors import ConfigError
 from anyvisor.facts import HostFacts
-from anyvisor.x86_64.cpu_models.build import build
-from anyvisor.x86_64.cpu_models.missing import Missing, missing_address_bits, missing_bits, missing_msrs, most
+from anyvisor.x86_64.cpu_models.build import Contradiction, build
+from anyvisor.x86_64.cpu_models.missing import Missing, listed, missing_address_bits, missing_bits, missing_msrs, most
 from anyvisor.x86_64.cpu_models.names import near
 from anyvisor.x86_64.cpu_models.read import read_template
+from anyvisor.x86_64.cpu_models.source import Source
 from anyvisor.x86_64.cpu_models.template import HOST, Template
 from anyvisor.x86_64.cpuid import Cpuid
 from anyvisor.x86_64.msrs import Msrs, boot_msrs
 
 SUFFIX = ".toml"
+PLAIN = "none"
+"""The backend of facts that are those of no host."""
 KEPT_TABLES = 4
 """Of how many hosts a model keeps the table: planning asks for each vCPU, and always with the same facts."""
 
@@ -31,6 +34,7 @@ class CpuModel:
 
     name: str
     template: Template
+    _source: Source = attrs.field(repr=False, eq=False)
     _tables: dict[int, tuple[HostFacts, Cpuid]] = attrs.field(factory=dict, init=False, repr=False, eq=False)
 
     @property
@@ -82,8 +86,8 @@ class CpuModel:
         """The table that the model asks for on that host, whether or not the host can give it."""
         try:
             return build(self.template, facts)
-        except ConfigError as error:
-            raise ConfigError(f"CPU model {self.name}: {error}") from error
+        except Contradiction as error:
+            raise self._source.error(str(error), error.key, error.value) from error
 
 
 def cpu_model(name: str) -> CpuModel:
@@ -120,7 +124,7 @@ def _built_in(name: str) -> CpuModel:
         meant = near(name, model_names()) or f"; there are {', '.join(model_names())}"
         raise ConfigError(f"there is no CPU model {name!r}{meant}; a path has a / in it or ends in {SUFFIX}")
     text = _folder().joinpath(name + SUFFIX).read_text("utf-8")
-    return CpuModel(name, _from_text(f"{name}{SUFFIX}", text, None, {}))
+    return CpuModel(name, *_from_text(f"{name}{SUFFIX}", text, None, {}))
 
 
 def _folder() -> Traversable:
@@ -134,7 +138,7 @@ def _of_file(name: str) -> CpuModel:
     if kept is not None and all(_stamp(path) == stamp for path, stamp in kept[0].items()):
         return kept[1]
     files: dict[Path, object] = {}
-    model = CpuModel(name, _from_file(Path(name), files))
+    model = CpuModel(name, *_from_file(Path(name), files))
     _FILES[place] = files, model
     return model
 
@@ -151,7 +155,7 @@ def _stamp(path: Path) -> object:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _from_file(path: Path, files: dict[Path, object]) -> Template:
+def _from_file(path: Path, files: dict[Path, object]) -> tuple[Template, Source]:
     resolved = path.resolve()
     if resolved in files:
         raise ConfigError(f"{' -> '.join(map(str, (*files, resolved)))} goes round in a circle; take one out")
@@ -159,29 +163,31 @@ def _from_file(path: Path, files: dict[Path, object]) -> Template:
     try:
         text = path.read_text("utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot read the CPU template {path}: {error.strerror}") from error
+        raise ConfigError(f"cannot read the CPU template {path}: {error.strerror}; name a file, or a model") from error
     except ValueError as error:
-        raise ConfigError(f"{path}: this is not TOML: {error}") from error
+        raise ConfigError(f"{path}: this is not TOML: it is no text in UTF-8; name a CPU template's file") from error
     return _from_text(str(path), text, path.parent, files)
 
 
-def _from_text(origin: str, text: str, directory: Path | None, files: dict[Path, object]) -> Template:
-    """A template with all that it extends; paths in one are relative to its directory."""
+def _from_text(origin: str, text: str, directory: Path | None, files: dict[Path, object]) -> tuple[Template, Source]:
+    """A template with all that it extends, and its own source; paths in one are relative to its directory."""
     template, parent, source = read_template(origin, text)
-    if parent is None:
-        return Template().extended(template)
     try:
-        if directory is not None and is_path(parent):
-            return _from_file(directory / parent, files).extended(template)
-        return _built_in(parent).template.extended(template)
+        if parent is None:
+            base = Template()
+        elif directory is not None and is_path(parent):
+            base, _ = _from_file(directory / parent, files)
+        else:
+            base = _built_in(parent).template
     except ConfigError as error:
         raise source.error(f"extends: {error}", "extends", parent) from error
+    return base.extended(template), source
 
 
 def _refusal(model: CpuModel, facts: HostFacts, missing: tuple[Missing, ...]) -> str:
-    fitting = ", ".join(fitting_models(facts))
+    where = "a plain machine" if facts.backend == PLAIN else f"a guest of {facts.backend} on this host"
     return (
-        f"CPU model {model.name}: {len(missing)} of the things that it asks for are not available on this host "
-        f"({facts.backend}): {', '.join(map(str, missing))}; take a model that this host can give ({fitting}), or "
-        f'a template with extends = "{model.name}" and the names of these in `remove`'
+        f"CPU model {model.name}: {where} cannot have {len(missing)} of the things that it asks for: "
+        f"{listed(missing)}; take a model that it can have ({', '.join(fitting_models(facts))}), or a template that "
+        f"extends {model.name} and does without these"
     )

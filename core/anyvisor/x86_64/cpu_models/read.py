@@ -7,7 +7,7 @@ from typing import Any
 
 from anyvisor.memory import parse_size
 from anyvisor.x86_64.cpu_models.names import features_named, msr_number, near_features, near_msrs
-from anyvisor.x86_64.cpu_models.source import U32, U64, Source, Table
+from anyvisor.x86_64.cpu_models.source import U32, U64, Source, Table, shown
 from anyvisor.x86_64.cpu_models.template import CACHE_TYPES, HOST, Cache, LeafPatch, RegisterBits, Template
 from anyvisor.x86_64.cpuid import REGISTERS
 from anyvisor.x86_64.features import Feature, Register
@@ -40,7 +40,7 @@ def read_template(name: str, text: str) -> tuple[Template, str | None, Source]:
     top = Table(source, source.data, KEYS)
     lists = {key: _features(top, key) for key in FEATURE_LISTS}
     _check_lists(top, lists)
-    hypervisor = Table(source, top.get("hypervisor") or {}, HYPERVISOR_KEYS, "hypervisor")
+    hypervisor = Table(source, top.get("hypervisor", {}), HYPERVISOR_KEYS, "hypervisor", form="[{}]")
     values: dict[str, Any] = {key: _text(top, key) for key in TEXTS}
     values |= {key: top.number(key, *bounds) for key, bounds in NUMBERS.items()}
     template = Template(
@@ -62,7 +62,7 @@ def _text(top: Table, key: str) -> str | None:
     text = top.word(key)
     most = {"vendor": MAX_VENDOR, "brand": MAX_BRAND}.get(key)
     if text is not None and most is not None and not (text.isascii() and text.isprintable() and 0 < len(text) <= most):
-        raise top.error(f"{key}: {text!r} is not 1 to {most} plain ASCII characters", key)
+        raise top.error(f"{key}: {shown(text)} is not 1 to {most} plain ASCII characters", key)
     return text
 
 
@@ -72,7 +72,7 @@ def _features(top: Table, key: str) -> frozenset[Feature]:
         features = features_named(name) if isinstance(name, str) else frozenset()
         if not features:
             near_ones = near_features(name) if isinstance(name, str) else "; features are text in quotes"
-            raise top.error(f"{key}: there is no feature {name!r}{near_ones}", key, name)
+            raise top.error(f"{key}: there is no feature {shown(name)}{near_ones}", key, name)
         if "*" in name and key != "remove":
             raise top.error(f"{key}: {name!r} is a pattern; only `remove` has them, name each feature here", key, name)
         found |= features
@@ -88,7 +88,7 @@ def _check_lists(top: Table, lists: Mapping[str, frozenset[Feature]]) -> None:
 def _tables(
     source: Source, top: Table, name: str, keys: tuple[str, ...], read: Callable[[Table], Any]
 ) -> tuple[Any, ...]:
-    return tuple(read(Table(source, data, keys, name, index)) for index, data in enumerate(top.list(name)))
+    return tuple(read(Table(source, data, keys, name, index)) for index, data in enumerate(top.list(name, "[[{}]]")))
 
 
 def _cache(table: Table) -> Cache:
@@ -114,7 +114,7 @@ def _size(table: Table) -> int:
     try:
         return parse_size(value)
     except (TypeError, ValueError, AttributeError) as error:
-        raise table.error(f'size: {value!r} is no size; write it as "32K"', "size") from error
+        raise table.error(f'size: {shown(value)} is no size; write it as "32K"', "size") from error
 
 
 def _leaf(table: Table) -> LeafPatch:
@@ -134,7 +134,7 @@ def _bits(table: Table, register: str) -> RegisterBits:
     mask, value = given["mask"], given["value"]
     for each in (mask, value):
         if type(each) is not int or not 0 <= each <= U32:
-            raise table.error(f"{register}: {each!r} is not a number of 32 bits", register, each)
+            raise table.error(f"{register}: {shown(each)} is not a number of 32 bits", register, each)
     if value & ~mask:
         raise table.error(f"{register}: the value {value:#x} has bits outside the mask {mask:#x}", register, value)
     return RegisterBits(mask, value)
@@ -144,5 +144,7 @@ def _msr(table: Table) -> MsrEntry:
     given = table.get("index")
     index = msr_number(given) if isinstance(given, str) else table.needed("index", 0, U32)
     if index is None:
-        raise table.error(f"index: there is no MSR {given!r}{near_msrs(given)}; its number does too", "index", given)
+        raise table.error(
+            f"index: there is no MSR {shown(given)}{near_msrs(given)}; or give its number", "index", given
+        )
     return MsrEntry(index, table.needed("value", 0, U64))

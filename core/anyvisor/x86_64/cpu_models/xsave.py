@@ -7,7 +7,6 @@ component lies is the processor's to say: see `anyvisor.x86_64.common`.
 
 from __future__ import annotations
 
-from anyvisor.errors import ConfigError
 from anyvisor.x86_64.common import LEGACY, LEGACY_BYTES, NEEDS
 from anyvisor.x86_64.cpuid import Cpuid, CpuidEntry
 from anyvisor.x86_64.features import Feature
@@ -22,16 +21,14 @@ U32 = (1 << 32) - 1
 
 
 def fitted(cpuid: Cpuid, host: Cpuid) -> Cpuid:
-    """The table with a leaf 0xD that fits its features; ConfigError when they need XSAVE and it is not among them.
+    """The table with a leaf 0xD that fits its features; without XSAVE, with none.
 
     What the table already has of components that belong to no feature known here stays.
     """
-    needed = _needed(cpuid)
     if not cpuid.has(Feature.XSAVE):
-        _check_nothing_needed(cpuid, needed)
         return cpuid.drop(Leaf.XSAVE)
     old = cpuid[Leaf.XSAVE]
-    claimed = LEGACY | needed | (old.eax | old.edx << 32) & ~IN_GROUPS
+    claimed = LEGACY | _needed(cpuid) | (old.eax | old.edx << 32) & ~IN_GROUPS
     supervisor = _supervisor(cpuid)
     placed = [each for each in host.subleaves(Leaf.XSAVE) if each.subleaf >= 2]
     placed = [each for each in placed if (claimed | supervisor) >> each.subleaf & 1]
@@ -41,6 +38,11 @@ def fitted(cpuid: Cpuid, host: Cpuid) -> Cpuid:
     compacts = cpuid.has(Feature.XSAVEC) or cpuid.has(Feature.XSAVES)
     second = second.replace(ebx=LEGACY_BYTES if compacts else 0, ecx=supervisor & U32, edx=supervisor >> 32)
     return cpuid.drop(Leaf.XSAVE).replace(head, *([second] if any(second.registers) else []), *placed)
+
+
+def needing(cpuid: Cpuid) -> list[str]:
+    """The features of a table whose registers only XSAVE saves, by name."""
+    return sorted({each.name.lower() for *_, features in NEEDS for each in features if cpuid.has(each)})
 
 
 def _needed(cpuid: Cpuid) -> int:
@@ -55,11 +57,3 @@ def _supervisor(cpuid: Cpuid) -> int:
     if not cpuid.has(Feature.XSAVES):
         return 0
     return sum(components for components, features in SUPERVISOR_NEEDS if any(map(cpuid.has, features)))
-
-
-def _check_nothing_needed(cpuid: Cpuid, needed: int) -> None:
-    if needed:
-        need = sorted(each.name.lower() for *_, features in NEEDS for each in set(features) if cpuid.has(each))
-        raise ConfigError(
-            f"{', '.join(dict.fromkeys(need))} need XSAVE, which is not among the features; add xsave, or remove them"
-        )
