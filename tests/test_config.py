@@ -212,6 +212,38 @@ def test_toml_errors_name_the_file_and_the_place(tmp_path, text, parts):
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("vcpus = 4\n\n[topology]\nsockets = 3", 3),
+        ("\n[topology]\nsockets = 1\ncores = 1.5", 4),
+        ("\ntopology = { cores = 0 }", 2),
+        ("[topology]\nsockets = 2\n# none\ncores = 0", 4),
+        ("\n\nmemry = 1", 3),
+        ("\nvcpus = true", 2),
+        ("memory = '1G'\ntables = 'apci'", 2),
+        ("[identity]\n\nuuid = 'x'", 3),
+        ("[raw]\naddress = 0\nmode = 'reel'", 3),
+        ("[[numa]]\nmemory = '1G'\n[[numa]]\nmemory = '1G'\nvcpuss = [0]", 5),
+        ("vcpus = 1\n[[numa]]\nvcpus = [0]", 2),
+        ("memory = '1G'\n[[numa]]\nmemory = '2G'\nvcpus = [0]", 2),
+    ],
+)
+def test_toml_errors_say_which_line(tmp_path, text, line):
+    file = tmp_path / "vm.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        MachineConfig.from_toml(file)
+    assert str(caught.value).startswith(f"{file}:{line}: ")
+
+
+def test_of_two_mistakes_in_a_file_each_has_its_line(tmp_path):
+    file = tmp_path / "vm.toml"
+    file.write_text("[identity]\nname = 'x'\nmanufacturer = 3\n")
+    with pytest.raises(ConfigError, match=r"vm.toml:3: 3 is not text .*; line 2: unknown name"):
+        MachineConfig.from_toml(file)
+
+
 def test_a_missing_configuration_is_told(tmp_path):
     with pytest.raises(ConfigError, match="cannot read"):
         MachineConfig.from_toml(tmp_path / "none.toml")

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 import uuid
 from pathlib import Path
@@ -22,14 +23,16 @@ import cattrs
 from anyvisor.codec import problems
 from anyvisor.config import MachineConfig, Mode, Tables
 from anyvisor.errors import ConfigError
+from anyvisor.toml_lines import Lines
 
 
 def read_config(file: Path) -> MachineConfig:
-    """The configuration in a file; ConfigError says what is wrong where."""
+    """The configuration in a file; ConfigError says what is wrong, and on which line."""
     try:
         if not file.is_file() and file.exists():
             raise ConfigError(f"cannot read the configuration {file}: it is no regular file")
-        data = tomllib.loads(file.read_text("utf-8"))
+        text = file.read_text("utf-8")
+        data = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from error
     except ConfigError:
@@ -39,9 +42,34 @@ def read_config(file: Path) -> MachineConfig:
     try:
         return _converter(file.parent).structure(_with_paths(data, file.parent), MachineConfig)
     except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from error
+        raise _placed(file, text, [str(error)]) from error
     except cattrs.BaseValidationError as error:
-        raise ConfigError(f"{file}: {'; '.join(problems(error))}") from error
+        raise _placed(file, text, problems(error)) from error
+
+
+_AT = re.compile(r" at (\w+)(?:\[(\d+)\])?(?:\.(\w+))?$")
+"""How a problem ends that was found in a table, in one of several, or at a key."""
+_SUBJECT = re.compile(r"^(?:unknown |')?(\w+)(?:\.(\w+))?")
+"""How it begins: with what is wrong, `topology: ...` or `topology.cores: ...`."""
+
+
+def _placed(file: Path, text: str, found: list[str]) -> ConfigError:
+    """The error for those problems, each with its line where it can be told."""
+    lines = Lines(text)
+    numbers = [_line(lines, each) for each in found]
+    first, *others = [f"line {line}: {each}" if line else each for line, each in zip(numbers, found, strict=True)]
+    start = f"{file}:{numbers[0]}: {found[0]}" if numbers[0] else f"{file}: {first}"
+    return ConfigError("; ".join([start, *others]))
+
+
+def _line(lines: Lines, problem: str) -> int | None:
+    """On which line that is."""
+    subject, at = _SUBJECT.match(problem), _AT.search(problem)
+    name, part = subject.groups() if subject else ("", None)
+    table, number, key = at.groups() if at else ("", None, None)
+    if part and not key:
+        return lines.find(part, table=name)
+    return lines.find(key or name, table=table, index=int(number or 0)) or lines.find(table or name)
 
 
 def is_template(cpu: str) -> bool:

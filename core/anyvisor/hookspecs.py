@@ -71,6 +71,11 @@ def anyvisor_load_kernel(config: MachineConfig, facts: HostFacts, layout: Layout
     """
 
 
+@hookspec(firstresult=True)
+def anyvisor_cpuid(config: MachineConfig, facts: HostFacts, vcpu: int) -> Cpuid:
+    """x86_64: the CPUID table of vCPU number `vcpu`."""
+
+
 @hookspec
 def anyvisor_devices(config: MachineConfig, facts: HostFacts) -> tuple[DeviceSpec, ...]:
     """Devices of the machine. Collects; a wrapper sees the list of every plugin's tuple and may drop or add some."""
@@ -113,11 +118,6 @@ def anyvisor_boot_params(
     acpi: FirmwareTables | None,
 ) -> tuple[Blob, ...]:
     """What the boot protocol hands the kernel. Linux on x86_64: the zero page and the command line."""
-
-
-@hookspec(firstresult=True)
-def anyvisor_cpuid(config: MachineConfig, facts: HostFacts, vcpu: int) -> Cpuid:
-    """x86_64: the CPUID table of vCPU number `vcpu`."""
 
 
 @hookspec(firstresult=True)

@@ -13,7 +13,7 @@ from anyvisor.folding import fold
 
 
 def readable(text: str) -> str:
-    r"""The text with what cannot be printed escaped: a table's strings may hold anything, and a terminal obeys some of it.
+    r"""The text with what cannot be printed escaped: a table's strings may hold anything, and terminals obey some.
 
     >>> readable("two\nlines \x1b[2J")
     'two\nlines \\x1b[2J'

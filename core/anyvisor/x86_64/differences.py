@@ -72,6 +72,7 @@ def _gdt(firmware: Firmware) -> Iterator[Table]:
     place = find_gdt(firmware.plan)
     if place is None:
         return
+    rows: dict[str, Row]
     try:
         rows = _segments(list(read_gdt(firmware.plan, place)))
     except READ_ERRORS as error:

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from anyvisor.errors import ConfigError
+from anyvisor.toml_lines import Lines
 from anyvisor.x86_64.cpu_models import Cache, RegisterBits, cpu_model, model_names
-from anyvisor.x86_64.cpu_models.lines import Lines
 from anyvisor.x86_64.features import Feature
 from anyvisor.x86_64.msrs import Msr
 

@@ -9,7 +9,7 @@ import tomllib
 from typing import Any
 
 from anyvisor.errors import ConfigError
-from anyvisor.x86_64.cpu_models.lines import Lines
+from anyvisor.toml_lines import Lines
 from anyvisor.x86_64.cpu_models.names import near
 
 _PLACE = re.compile(r" \(at line (\d+), column \d+\)")
