@@ -28,6 +28,8 @@ REACH_BYTES = 0x10000
 """How far in front of the registers the processor's structure may begin."""
 R14_OFFSET = 14 * 8
 PIECE_BYTES = 0x1000
+HALTS = (0, 1, 1, 0, 0, 1, 0)
+"""Whether a run is to end in a HLT; not by turns, as other words of the engine may change."""
 
 
 @attrs.frozen
@@ -60,7 +62,8 @@ def _ask_for_halt_flag(make_exact: Callable[[Engine], None]) -> HaltFlag:
         pointer_offset, size_bytes = _find_processor(engine)
         pointer = ctypes.c_uint64.from_address(engine.address + pointer_offset).value
         places = set(range(0, size_bytes - 3, 4))
-        for start, end, value in ((CODE, AT_HALT, 0), (AT_HALT, BEHIND_HALT, 1)) * 2:
+        for value in HALTS:
+            start, end = (AT_HALT, BEHIND_HALT) if value else (CODE, AT_HALT)
             engine.start(start)
             if engine.read(x86.UC_X86_REG_RIP) != end:
                 raise Disproof("the engine does not come back from a stop or a HLT where it should")
