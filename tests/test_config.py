@@ -122,6 +122,11 @@ def test_topology_counts_are_positive():
         Topology(cores=0)
 
 
+def test_what_a_kernel_needs_can_be_given_in_its_order():
+    config = MachineConfig("vmlinuz", "initrd", "quiet", "1G", 2)
+    assert config == MachineConfig(kernel="vmlinuz", initrd="initrd", command_line="quiet", memory="1G", vcpus=2)
+
+
 def test_topology_follows_the_vcpus_unless_given():
     assert MachineConfig(vcpus=3).topology == Topology(cores=3)
     assert MachineConfig(vcpus=3).replace(vcpus=2).topology == Topology(cores=2)

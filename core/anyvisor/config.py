@@ -155,7 +155,7 @@ class MachineConfig:
 
     kernel: Path | None = attrs.field(default=None, converter=_path)
     initrd: Path | None = attrs.field(default=None, converter=_path)
-    tables: Tables = attrs.field(default="acpi", validator=_one_of(Tables))
+    tables: Tables = attrs.field(default="acpi", validator=_one_of(Tables), kw_only=True)
     command_line: str = attrs.field(
         default=attrs.Factory(lambda self: default_command_line(self.tables), takes_self=True), validator=_check_text
     )

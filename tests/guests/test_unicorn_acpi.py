@@ -12,7 +12,7 @@ from anyvisor.memory import Region
 from anyvisor.plan import DeviceSpec
 from anyvisor.plugins import load_plugins
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(240)]
 
 MAGIC, VERSION, ABSENT = 0x74726976, 2, 0
 """The first registers of a virtio-mmio slot that nothing is plugged into."""

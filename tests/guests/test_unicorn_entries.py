@@ -3,7 +3,7 @@
 import pytest
 from entries import ENTRIES, boot
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(240)]
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=str)

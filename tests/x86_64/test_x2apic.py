@@ -21,7 +21,7 @@ from anyvisor.x86_64.generic import FACTS
 from anyvisor.x86_64.lapic import Lapic
 from anyvisor.x86_64.reset import reset_states
 from anyvisor.x86_64.state import Regs, Sregs
-from anyvisor.x86_64.x2apic import in_x2apic_mode
+from anyvisor.x86_64.x2apic import in_x2apic_mode, without_apic
 from anyvisor_mock import MockHypervisor
 from anyvisor_mock.host_facts import host_facts
 from elves import tiny_elf
@@ -138,3 +138,12 @@ def test_facts_of_an_older_file_have_no_limit_of_ids():
     data = json.loads(FACTS.to_json())
     del data["hardware_id_limit"]
     assert type(FACTS).from_json(json.dumps(data)).hardware_id_limit == 1 << 32
+
+
+def test_an_apic_that_the_cpuid_has_not_is_switched_off():
+    """KVM shows the feature for as long as the APIC is enabled, whatever its table says."""
+    (change,) = without_apic((Change(Sregs, cr3=0x9000),), boot_processor=True)
+    assert change.fields == {"cr3": 0x9000, "apic_base": ApicBase(0xFEE00100)}
+    (sregs,) = [each for each in reset_states(0) if isinstance(each, Sregs)]
+    (done,) = without_apic((sregs,), boot_processor=True)
+    assert done == attrs.evolve(sregs, apic_base=ApicBase(0xFEE00100))

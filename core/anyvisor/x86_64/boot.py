@@ -31,7 +31,7 @@ from anyvisor.x86_64.registers import IDT_BYTES
 from anyvisor.x86_64.reset_vector import reset_vector
 from anyvisor.x86_64.state import Regs, Sregs
 from anyvisor.x86_64.topology import apic_id, needs_x2apic
-from anyvisor.x86_64.x2apic import check_cpuid, check_ids, in_x2apic_mode
+from anyvisor.x86_64.x2apic import check_cpuid, check_ids, in_x2apic_mode, without_apic
 
 REGISTER_STATES = (Regs, Sregs)
 """What to show of a vCPU that died."""
@@ -153,6 +153,8 @@ def _vcpu(
     given = steps.some("anyvisor_registers", (VcpuState, Change), vcpu=index, **registers)
     if needs_x2apic(config.topology):
         given = in_x2apic_mode(given, boot_processor=index == 0)
+    elif not cpuid.has(Feature.APIC):
+        given = without_apic(given, boot_processor=index == 0)
     states: list[VcpuState | Change] = [cpuid, *given]
     if facts.has(Capability.IRQCHIP):
         states.append(steps.one("anyvisor_lapic", Change, config=config, vcpu=index))

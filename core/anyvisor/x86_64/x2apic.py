@@ -59,25 +59,35 @@ def check_cpuid(topology: Topology, cpuid: Cpuid) -> None:
 
 def in_x2apic_mode(states: Iterable[VcpuState | Change], *, boot_processor: bool) -> PlannedStates:
     """The registers of a vCPU, its local APIC enabled and in x2APIC mode; the rest as it was, or as after a reset."""
-    done = tuple(_switched(each, boot_processor=boot_processor) for each in states)
+    return _with_mode(states, boot_processor=boot_processor, enabled=True, x2apic=True)
+
+
+def without_apic(states: Iterable[VcpuState | Change], *, boot_processor: bool) -> PlannedStates:
+    """The registers of a vCPU whose local APIC is switched off, for one whose CPUID has none.
+
+    A processor shows the APIC in its CPUID as long as it is enabled, whatever the table says, and a kernel that sees it
+    uses it.
+    """
+    return _with_mode(states, boot_processor=boot_processor, enabled=False, x2apic=False)
+
+
+def _with_mode(states: Iterable[VcpuState | Change], *, boot_processor: bool, **mode: bool) -> PlannedStates:
+    usual = ApicBase(LAPIC_BASE, enabled=True, bsp=boot_processor)
+    done = tuple(_switched(each, usual, mode) for each in states)
     if any(isinstance(each, Sregs) or (isinstance(each, Change) and each.kind is Sregs) for each in done):
         return done
-    return (*done, _mode_alone(boot_processor=boot_processor))
+    return (*done, _mode_alone(usual.replace(**mode)))
 
 
 @functools.cache
-def _mode_alone(*, boot_processor: bool) -> Change:
-    return Change(Sregs, apic_base=_base(boot_processor=boot_processor))
+def _mode_alone(base: ApicBase) -> Change:
+    return Change(Sregs, apic_base=base)
 
 
-def _switched(state: VcpuState | Change, *, boot_processor: bool) -> VcpuState | Change:
+def _switched(state: VcpuState | Change, usual: ApicBase, mode: dict[str, bool]) -> VcpuState | Change:
     if isinstance(state, Sregs):
-        return attrs.evolve(state, apic_base=state.apic_base.replace(enabled=True, x2apic=True))
+        return attrs.evolve(state, apic_base=state.apic_base.replace(**mode))
     if not isinstance(state, Change) or state.kind is not Sregs:
         return state
-    before = ApicBase(state.fields.get("apic_base", _base(boot_processor=boot_processor)))
-    return Change(Sregs, **{**state.fields, "apic_base": before.replace(enabled=True, x2apic=True)})
-
-
-def _base(*, boot_processor: bool) -> ApicBase:
-    return ApicBase(LAPIC_BASE, enabled=True, x2apic=True, bsp=boot_processor)
+    before = ApicBase(state.fields.get("apic_base", usual))
+    return Change(Sregs, **{**state.fields, "apic_base": before.replace(**mode)})
