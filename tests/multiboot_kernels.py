@@ -84,7 +84,7 @@ def assemble(folder: Path, form: str, flags: int = PAGE_ALIGN | MEMORY_INFO) -> 
     bits, emulation = ("64", "elf_x86_64") if form == "elf64" else ("32", "elf_i386")
     symbols = ["--defsym", f"FLAGS={flags | (ADDRESSES if kludge else 0):#x}", *(["--defsym", "KLUDGE=1"] * kludge)]
     unlinked, kernel = folder / f"{form}.o", folder / f"teller-{form}"
-    subprocess.run(["as", f"--{bits}", *symbols, "-o", unlinked, SOURCE], check=True, timeout=60)
+    subprocess.run(["as", f"--{bits}", *symbols, "-I", SOURCE.parent, "-o", unlinked, SOURCE], check=True, timeout=60)
     output = ["--oformat", "binary"] if kludge else []
     command = ["ld", "-m", emulation, "-N", "-Ttext", hex(LOADED), *output, "-o", kernel, unlinked]
     subprocess.run(command, check=True, timeout=60, stderr=subprocess.DEVNULL)  # code that can be written, it warns

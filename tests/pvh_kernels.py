@@ -29,7 +29,7 @@ def assemble(folder: Path, form: str) -> Path:
     bits, emulation = ("64", "elf_x86_64") if "elf64" in form else ("32", "elf_i386")
     unlinked, kernel = folder / f"{form}.o", folder / form.replace(" ", "-")
     wide = ["--defsym", f"WIDE={int('wide' in form)}"]
-    subprocess.run(["as", f"--{bits}", *wide, "-o", unlinked, SOURCE], check=True, timeout=60)
+    subprocess.run(["as", f"--{bits}", *wide, "-I", SOURCE.parent, "-o", unlinked, SOURCE], check=True, timeout=60)
     places = ["-Ttext", hex(LOADED), f"--section-start=.note.Xen={NOTES:#x}"]
     command = ["ld", "-m", emulation, "-N", *places, "-o", kernel, unlinked]
     subprocess.run(command, check=True, timeout=60, stderr=subprocess.DEVNULL)  # code that can be written, it warns

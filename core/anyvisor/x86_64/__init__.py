@@ -6,9 +6,9 @@ The submodules are imported when they are first named, so `from anyvisor import 
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
 from typing import TYPE_CHECKING
+
+from anyvisor.lazy import submodules
 
 if TYPE_CHECKING:
     from anyvisor.x86_64 import acpi as acpi
@@ -33,12 +33,4 @@ if TYPE_CHECKING:
     from anyvisor.x86_64 import smbios as smbios
     from anyvisor.x86_64 import state as state
 
-
-def __getattr__(name: str) -> ModuleType:
-    """A submodule, imported on first use."""
-    try:
-        return importlib.import_module(f"{__name__}.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"{__name__}.{name}":
-            raise
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+__getattr__ = submodules(__name__)

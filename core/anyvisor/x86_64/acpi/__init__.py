@@ -6,9 +6,9 @@ and tables in the docstrings are those of the ACPI specification 6.5.
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
 from typing import TYPE_CHECKING
+
+from anyvisor.lazy import submodules
 
 if TYPE_CHECKING:
     from anyvisor.x86_64.acpi import aml as aml
@@ -28,12 +28,4 @@ if TYPE_CHECKING:
     from anyvisor.x86_64.acpi import table as table
     from anyvisor.x86_64.acpi import xsdt as xsdt
 
-
-def __getattr__(name: str) -> ModuleType:
-    """A submodule, imported on first use."""
-    try:
-        return importlib.import_module(f"{__name__}.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"{__name__}.{name}":
-            raise
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+__getattr__ = submodules(__name__)
