@@ -11,7 +11,7 @@ from anyvisor.identity import Identity
 from anyvisor.initramfs import busybox_initramfs
 from anyvisor.x86_64.smbios import SmbiosTables, SystemInformation
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 WHO = Identity(
     manufacturer="ACME Inc.", product="Anvil 9", version="2nd", serial="S-7", sku="SKU-1", family="Irons",
