@@ -120,6 +120,11 @@ def _one_socket(vcpus: object) -> Topology:
     return Topology(cores=vcpus) if type(vcpus) is int and vcpus > 0 else Topology()
 
 
+def is_path(name: str) -> bool:
+    """Whether a CPU model is named by the file of its template: the name has a `/` in it or ends in `.toml`."""
+    return os.sep in name or "/" in name or name.endswith(".toml")
+
+
 def default_command_line(tables: str) -> str:
     """The command line of a machine with those tables: a kernel is told when there is no ACPI to look for."""
     return DEFAULT_COMMAND_LINE if tables in ("acpi", "both") else f"{DEFAULT_COMMAND_LINE} acpi=off"

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 import uuid
@@ -21,7 +20,7 @@ from typing import Any
 import cattrs
 
 from anyvisor.codec import problems
-from anyvisor.config import MachineConfig, Mode, Tables
+from anyvisor.config import MachineConfig, Mode, Tables, is_path
 from anyvisor.errors import ConfigError
 from anyvisor.toml_lines import Lines
 
@@ -72,14 +71,9 @@ def _line(lines: Lines, problem: str) -> int | None:
     return lines.find(key or name, table=table, index=int(number or 0)) or lines.find(table or name)
 
 
-def is_template(cpu: str) -> bool:
-    """Whether a CPU model is named by the path of its template."""
-    return cpu.endswith(".toml") or os.sep in cpu
-
-
 def _with_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     cpu = data.get("cpu")
-    return {**data, "cpu": str(folder / cpu)} if isinstance(cpu, str) and is_template(cpu) else data
+    return {**data, "cpu": str(folder / cpu)} if isinstance(cpu, str) and is_path(cpu) else data
 
 
 def _converter(folder: Path) -> cattrs.Converter:

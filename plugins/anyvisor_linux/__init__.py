@@ -98,8 +98,7 @@ def anyvisor_boot_params(
     """The zero page and the command line, with the speed of a TSC that the guest could not measure."""
     if kernel.protocol not in PROTOCOLS:
         return None
-    tsc_khz = 0 if config.deterministic else facts.tsc_khz
-    command_line = x86_64.bootparams.tell_tsc(config.command_line, tsc_khz)
+    command_line = x86_64.bootparams.told_command_line(config, facts)
     return x86_64.bootparams.boot_params(command_line, layout, kernel, initrd, acpi)
 
 

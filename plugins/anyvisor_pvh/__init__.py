@@ -43,8 +43,7 @@ def anyvisor_boot_params(
     """The start info with memory map, initrd and RSDP, and the command line."""
     if kernel.protocol != PROTOCOL:
         return None
-    tsc_khz = 0 if config.deterministic else facts.tsc_khz
-    command_line = x86_64.bootparams.tell_tsc(config.command_line, tsc_khz)
+    command_line = x86_64.bootparams.told_command_line(config, facts)
     return x86_64.pvh.pvh_boot_params(command_line, layout, kernel, initrd, acpi)
 
 

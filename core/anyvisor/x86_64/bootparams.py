@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -24,6 +25,10 @@ from anyvisor.x86_64.e820 import ENTRY, MAX_ENTRIES, E820Entry, e820
 from anyvisor.x86_64.layout import Layout
 from anyvisor.x86_64.placement import highest_room
 from anyvisor.x86_64.setup_header import LoadFlags, SetupHeader
+
+if TYPE_CHECKING:
+    from anyvisor.config import MachineConfig
+    from anyvisor.facts import HostFacts
 
 SIZE_BYTES = 4096
 ACPI_RSDP_ADDR, EXT_RAMDISK_IMAGE, EXT_RAMDISK_SIZE, EXT_CMD_LINE_PTR = 0x070, 0x0C0, 0x0C4, 0x0C8
@@ -135,6 +140,11 @@ def tell_tsc(command_line: str, tsc_khz: int) -> str:
     if not tsc_khz or any(word.startswith(("tsc=", "tsc_early_khz=")) for word in command_line.split()):
         return command_line
     return f"tsc=reliable tsc_early_khz={tsc_khz} {command_line}".rstrip()
+
+
+def told_command_line(config: MachineConfig, facts: HostFacts) -> str:
+    """The configured command line, with the speed of a TSC that the guest could not measure."""
+    return tell_tsc(config.command_line, 0 if config.deterministic else facts.tsc_khz)
 
 
 def boot_params(

@@ -18,9 +18,10 @@ template can extend another. `docs/reference/cpu-models.md` has the format and t
 
 from __future__ import annotations
 
+from anyvisor.config import is_path
 from anyvisor.x86_64.cpu_models.anywhere import host_for
 from anyvisor.x86_64.cpu_models.missing import Missing
-from anyvisor.x86_64.cpu_models.model import CpuModel, cpu_model, fitting_models, is_path, model_names
+from anyvisor.x86_64.cpu_models.model import CpuModel, cpu_model, fitting_models, model_names
 from anyvisor.x86_64.cpu_models.template import Cache, LeafPatch, RegisterBits, Template
 
 __all__ = [

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import os
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import attrs
 
+from anyvisor.config import is_path
 from anyvisor.errors import ConfigError
 from anyvisor.facts import HostFacts
 from anyvisor.x86_64.cpu_models.build import Contradiction, build
@@ -99,11 +99,6 @@ def cpu_model(name: str) -> CpuModel:
     'What x86-64-v3 of the psABI asks for (AVX2, BMI, FMA), and nothing else'
     """
     return _of_file(name) if is_path(name) else _built_in(name)
-
-
-def is_path(name: str) -> bool:
-    """Whether a model is named by its file."""
-    return os.sep in name or "/" in name or name.endswith(SUFFIX)
 
 
 @functools.cache
