@@ -1,12 +1,13 @@
 """The memory of a QEMU machine after its firmware has run: tables that nobody here made."""
 
-import json
 import os
 import shutil
 import subprocess
 import time
 
 import pytest
+
+from qmp import ask
 
 SECONDS = 90
 """How long firmware may take, on a busy machine without KVM."""
@@ -22,10 +23,10 @@ def memory_of(machine, path, mib, *options, until=(b"RSD PTR ", b"_MP_")):
     command += ["-nodefaults", "-display", "none", "-qmp", "stdio"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as qemu:
         try:
-            _ask(qemu, "qmp_capabilities")
+            ask(qemu, "qmp_capabilities")
             _wait_for(qemu, path, until)
             time.sleep(1)  # what comes last may be half written
-            _ask(qemu, "pmemsave", val=0, size=mib << 20, filename=str(path))
+            ask(qemu, "pmemsave", val=0, size=mib << 20, filename=str(path))
         finally:
             qemu.terminate()  # which `timeout` passes on; killed, it would leave QEMU behind
     return path
@@ -33,20 +34,9 @@ def memory_of(machine, path, mib, *options, until=(b"RSD PTR ", b"_MP_")):
 
 def _wait_for(qemu, path, marks):
     for _ in range(SECONDS * 2):
-        _ask(qemu, "pmemsave", val=0, size=1 << 20, filename=str(path))
+        ask(qemu, "pmemsave", val=0, size=1 << 20, filename=str(path))
         low = path.read_bytes()[0x9FC00:]
         if all(mark in low for mark in marks):
             return
         time.sleep(0.5)
     raise AssertionError(f"QEMU's firmware left no {marks} within {SECONDS} s")
-
-
-def _ask(qemu, name, **arguments):
-    json.dump({"execute": name, "arguments": arguments}, qemu.stdin)
-    qemu.stdin.flush()
-    for line in qemu.stdout:
-        answer = json.loads(line)
-        assert "error" not in answer, answer
-        if "return" in answer:
-            return answer["return"]
-    raise AssertionError("QEMU ended")

@@ -5,7 +5,6 @@ local APIC's page through them and halts. QEMU then says in its own words what i
 addresses lead.
 """
 
-import json
 import re
 import shutil
 import struct
@@ -19,6 +18,7 @@ from anyvisor.x86_64.gdt import BYTE, Gdt, Segment
 from anyvisor.x86_64.lapic import LAPIC_BASE, Lapic, LocalVector, boot_lapic
 from anyvisor.x86_64.mptable import Bus, MpTable, find_pointer
 from anyvisor.x86_64.paging import PageTables, Translation, walk_memory
+from qmp import ask
 
 QEMU = shutil.which("qemu-system-x86_64")
 pytestmark = pytest.mark.skipif(QEMU is None, reason="install QEMU (Debian: qemu-system-x86) to have it judge")
@@ -92,14 +92,7 @@ class Qemu:
         self.command("qmp_capabilities")
 
     def command(self, name, **arguments):
-        json.dump({"execute": name, "arguments": arguments}, self.process.stdin)
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            answer = json.loads(line)
-            assert "error" not in answer, answer
-            if "return" in answer:
-                return answer["return"]
-        raise AssertionError(f"QEMU ended with {self.process.wait()}")
+        return ask(self.process, name, **arguments)
 
     def monitor(self, text):
         return self.command("human-monitor-command", **{"command-line": text})

@@ -3,7 +3,6 @@
 Its RAM is a file that both sides see. Its firmware is a jump to BOOT at the reset vector.
 """
 
-import json
 import shutil
 import struct
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 from event_guests import BOOT, RAM_BYTES, Outcome, log
 
 from anyvisor.exits import Halted, Shutdown
+from qmp import ask
 
 QEMU = "qemu-system-x86_64"
 MACHINE_BYTES, FIRMWARE_BYTES = 1 << 20, 1 << 16
@@ -52,24 +52,12 @@ def run_on_qemu(guest, folder) -> Outcome:
 def _wait(process):
     """Until it halts, with no interrupts to wait for, or is stopped by a reset."""
     until = time.monotonic() + PATIENCE_SECONDS
-    _ask(process, "qmp_capabilities")
+    ask(process, "qmp_capabilities")
     while time.monotonic() < until:
-        if _ask(process, "query-status")["status"] == "shutdown":
+        if ask(process, "query-status")["status"] == "shutdown":
             return Shutdown()
-        registers = _ask(process, "human-monitor-command", **{"command-line": "info registers"})
+        registers = ask(process, "human-monitor-command", **{"command-line": "info registers"})
         if "HLT=1" in registers:
             return Halted()
         time.sleep(0.01)
     raise AssertionError(f"the guest did not come to its end:\n{registers}")
-
-
-def _ask(process, command, **arguments):
-    """QEMU's answer."""
-    json.dump({"execute": command, "arguments": arguments}, process.stdin)
-    process.stdin.flush()
-    for line in process.stdout:
-        answer = json.loads(line)
-        assert "error" not in answer, answer
-        if "return" in answer:
-            return answer["return"]
-    raise AssertionError(f"QEMU ended with {process.wait()}")

@@ -1,6 +1,5 @@
 """QEMU's machines as they are when their firmware is done: their ACPI tables lie in memory."""
 
-import json
 import shutil
 import subprocess
 import time
@@ -10,6 +9,7 @@ import pytest
 from anyvisor.errors import PlanError
 from anyvisor.memory import Region
 from anyvisor.x86_64.acpi.read import read_tables
+from qmp import ask
 
 QEMU = shutil.which("qemu-system-x86_64")
 needs_qemu = pytest.mark.skipif(QEMU is None, reason="install QEMU (Debian: qemu-system-x86) to have it judge")
@@ -48,14 +48,7 @@ class Qemu:
         self.command("qmp_capabilities")
 
     def command(self, name, **arguments):
-        json.dump({"execute": name, "arguments": arguments}, self.process.stdin)
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            answer = json.loads(line)
-            assert "error" not in answer, answer
-            if "return" in answer:
-                return answer["return"]
-        raise AssertionError(f"QEMU ended with {self.process.wait()}")
+        return ask(self.process, name, **arguments)
 
     def read(self, address, size):
         self.command("pmemsave", val=address, size=size, filename=str(self.file))

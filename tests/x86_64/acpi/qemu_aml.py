@@ -1,7 +1,6 @@
 """The AML tables in the memory of QEMU's machines, once SeaBIOS has put them there."""
 
 import contextlib
-import json
 import re
 import shutil
 import subprocess
@@ -9,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from qmp import ask
 
 QEMU = "qemu-system-x86_64"
 needs_qemu = pytest.mark.skipif(not shutil.which(QEMU), reason=f"needs {QEMU}: apt install qemu-system-x86")
@@ -36,10 +37,10 @@ def aml_tables(machine: str, directory: Path) -> list[bytes]:
 
 
 def _when_there(process: subprocess.Popen[str], file: Path) -> list[bytes]:
-    _tell(process, "qmp_capabilities")
+    ask(process, "qmp_capabilities")
     for _ in range(SECONDS * 5):
         time.sleep(0.2)
-        _tell(process, "pmemsave", val=0, size=RAM_BYTES, filename=str(file))
+        ask(process, "pmemsave", val=0, size=RAM_BYTES, filename=str(file))
         memory = file.read_bytes()
         if any(sum(memory[at : at + 20]) % 256 == 0 for at in _places(memory[0xE0000:0x100000], b"RSD PTR ", 0xE0000)):
             return [raw for at in _places(memory, b"DSDT|SSDT") if (raw := _table(memory, at))]
@@ -54,11 +55,3 @@ def _table(memory: bytes, at: int) -> bytes | None:
     size = int.from_bytes(memory[at + 4 : at + 8], "little")
     raw = memory[at : at + size]
     return raw if 36 < size == len(raw) and sum(raw) % 256 == 0 else None
-
-
-def _tell(process: subprocess.Popen[str], name: str, **arguments: object) -> None:
-    assert process.stdin and process.stdout
-    process.stdin.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
-    process.stdin.flush()
-    while "return" not in (answer := json.loads(process.stdout.readline())):
-        assert "error" not in answer, answer

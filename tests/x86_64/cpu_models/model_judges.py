@@ -6,6 +6,8 @@ import subprocess
 
 from cpuid_judges import need
 
+from qmp import ask
+
 TIMEOUT = 30
 BY_OTHER_NAMES = {
     "BMI": "BMI1",
@@ -31,25 +33,17 @@ def qemu_words(model):
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as qemu:
         _answer(qemu)
-        _ask(qemu, "qmp_capabilities")
-        path = _ask(qemu, "query-cpus-fast")[0]["qom-path"]
+        ask(qemu, "qmp_capabilities")
+        path = ask(qemu, "query-cpus-fast")[0]["qom-path"]
         found = {}
         for name in ("feature-words", "filtered-features"):
-            for word in _ask(qemu, "qom-get", path=path, property=name):
+            for word in ask(qemu, "qom-get", path=path, property=name):
                 place = word["cpuid-input-eax"], word.get("cpuid-input-ecx", 0), word["cpuid-register"].lower()
                 found[place] = found.get(place, 0) | word["features"]
-        _ask(qemu, "quit")
+        ask(qemu, "quit")
         qemu.wait(TIMEOUT)
     assert found, model
     return found
-
-
-def _ask(qemu, command, **arguments):
-    qemu.stdin.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
-    qemu.stdin.flush()
-    while "return" not in (answer := _answer(qemu)):
-        assert "error" not in answer, answer
-    return answer["return"]
 
 
 def _answer(qemu):

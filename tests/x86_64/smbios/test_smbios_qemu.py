@@ -4,7 +4,6 @@ SeaBIOS runs with no disk to boot from; the first MiB of the machine is then sav
 """
 
 import contextlib
-import json
 import shutil
 import subprocess
 import time
@@ -31,6 +30,7 @@ from anyvisor.x86_64.smbios import (
     SystemInformation,
     find_entry,
 )
+from qmp import ask
 
 QEMU = shutil.which("qemu-system-x86_64")
 needs_qemu = pytest.mark.skipif(QEMU is None, reason="install QEMU (Debian: qemu-system-x86) to have its tables read")
@@ -67,14 +67,7 @@ class Qemu:
         self.command("qmp_capabilities")
 
     def command(self, name: str, **arguments: object) -> None:
-        json.dump({"execute": name, "arguments": arguments}, self.process.stdin)
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            answer = json.loads(line)
-            assert "error" not in answer, answer
-            if "return" in answer:
-                return
-        raise AssertionError(f"QEMU ended with {self.process.wait()}")
+        ask(self.process, name, **arguments)
 
     def first_mebibyte(self, file: Path) -> bytes:
         """What is there once SeaBIOS has made the tables."""
