@@ -219,12 +219,15 @@ class ExitReason(enum.IntEnum):
     SYSTEM_EVENT = 24
     IOAPIC_EOI = 26
     HYPERV = 27
+    ARM_NISV = 28
     X86_RDMSR = 29
     X86_WRMSR = 30
     DIRTY_RING_FULL = 31
     AP_RESET_HOLD = 32
     X86_BUS_LOCK = 33
     XEN = 34
+    RISCV_SBI = 35
+    RISCV_CSR = 36
     NOTIFY = 37
     MEMORY_FAULT = 39
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import attrs
 
 from anyvisor.errors import HypervisorUnavailable, Unsupported
+from anyvisor.exits import FailEntry, GuestException, InternalError
 from anyvisor.states import State, VcpuState, VmState
 from anyvisor_kvm.abi import Cap
 from anyvisor_kvm.fds import KvmFd, VcpuFd, VmFd
@@ -36,6 +38,21 @@ class Synced(Protocol):
 
     def refresh(self) -> None:
         """`run` is over, and the page up to date."""
+        ...
+
+    def record(self) -> tuple[int, slice | None]:
+        """Copy from now on what a flight recorder keeps: RIP's word of the page, and where a state is, if any.
+
+        See `anyvisor_kvm.noting.Taps`.
+        """
+        ...
+
+    def fill(self) -> None:
+        """Put into the page, for the recorder, what the vCPU has."""
+        ...
+
+    def states_in(self, kept: bytes) -> dict[type[VcpuState], VcpuState]:
+        """The states in those bytes."""
         ...
 
 
@@ -67,6 +84,14 @@ class Architecture:
     vcpu_fd: Callable[[Any, int], VcpuFd]
     """`vcpu_fd(vm, number)`."""
     sync: Callable[[Any, RunPage], Synced]
+    fail_entry: Callable[[int, int], FailEntry]
+    """`fail_entry(hardware_reason, cpu)`: with its cause in words."""
+    internal_error: Callable[[int, tuple[int, ...]], InternalError]
+    """`internal_error(suberror, words)`: with what the words mean."""
+    shutdown_lost_state: Callable[[Any], bool]
+    """`shutdown_lost_state(fd)`: whether KVM has reset a vCPU that has just shut down."""
+    undelivered: Callable[[Any], tuple[GuestException, ...]]
+    """`undelivered(fd)`: the exceptions that such a vCPU could not deliver, as far as KVM knows."""
     survey: Callable[[Any], Survey]
     states_before: Mapping[type[VmState], Accessors]
     """VM states that are put before the first vCPU is created."""
@@ -74,6 +99,7 @@ class Architecture:
     states_after: Mapping[type[VmState], Accessors]
 
 
+@functools.cache
 def host_architecture() -> Architecture:
     """The architecture of this machine; HypervisorUnavailable for one that the backend does not know."""
     machine = platform.machine()

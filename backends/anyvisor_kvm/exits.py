@@ -7,49 +7,36 @@ from collections.abc import Callable
 from anyvisor.exits import (
     DebugTrap,
     Exit,
-    FailEntry,
     Halted,
-    InternalError,
     Kicked,
     MemoryFault,
     Shutdown,
     SystemEvent,
-    UnknownExit,
 )
 from anyvisor_kvm.abi import ExitReason, kvm_run_internal, kvm_run_system_event
+from anyvisor_kvm.architecture import host_architecture
+from anyvisor_kvm.exit_abi import KVM_MEMORY_EXIT_FLAG_PRIVATE
+from anyvisor_kvm.exit_fields import unknown_exit
 from anyvisor_kvm.run_page import EXIT_REASON_U32, UNION_WORDS, RunPage
 
 SYSTEM_EVENTS = {1: "shutdown", 2: "reset", 3: "crash", 4: "wakeup", 5: "suspend", 6: "sev-termination"}
-WORDS: dict[int, int] = {
-    ExitReason.HYPERCALL: 9,
-    ExitReason.IOAPIC_EOI: 1,
-    ExitReason.NOTIFY: 1,
-    ExitReason.X86_BUS_LOCK: 0,
-}
-"""How many 64-bit words an exit reason has that is not handled here; `WORDS_OTHERWISE` for the rest."""
-WORDS_OTHERWISE = 4
+MEMORY_FAULTS = {KVM_MEMORY_EXIT_FLAG_PRIVATE: "the access was to private memory"}
 
 
 def decode(page: RunPage) -> Exit:
     """The exit in the run page, as a value; an `UnknownExit` when there is no class for it."""
-    number = page.u32[EXIT_REASON_U32]
-    decoder = _DECODERS.get(number)
-    return decoder(page) if decoder else _unknown(page, number)
-
-
-def _unknown(page: RunPage, number: int) -> UnknownExit:
-    name = ExitReason(number).name if number in ExitReason._value2member_map_ else "?"
-    return UnknownExit(number, name, page.words(WORDS.get(number, WORDS_OTHERWISE)))
+    decoder = _DECODERS.get(page.u32[EXIT_REASON_U32], unknown_exit)
+    return decoder(page)
 
 
 def _fail_entry(page: RunPage) -> Exit:
     reason, cpu = page.words(2)
-    return FailEntry(hardware_reason=reason, cpu=cpu & 0xFFFFFFFF)
+    return host_architecture().fail_entry(reason, cpu & 0xFFFFFFFF)
 
 
 def _internal_error(page: RunPage) -> Exit:
     code, count = _code_and_count(page)
-    return InternalError(code, page.words(count, kvm_run_internal.data.offset))
+    return host_architecture().internal_error(code, page.words(count, kvm_run_internal.data.offset))
 
 
 def _system_event(page: RunPage) -> Exit:
@@ -66,7 +53,7 @@ def _code_and_count(page: RunPage) -> tuple[int, int]:
 
 def _memory_fault(page: RunPage) -> Exit:
     flags, guest_address, size_bytes = page.words(3)
-    return MemoryFault(guest_address, size_bytes, flags)
+    return MemoryFault(guest_address, size_bytes, flags, MEMORY_FAULTS.get(flags, ""))
 
 
 def _debug(page: RunPage) -> Exit:

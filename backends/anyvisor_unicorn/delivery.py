@@ -7,8 +7,9 @@ fault: every delivery clears it.
 
 from __future__ import annotations
 
+from anyvisor.exits import GuestException
 from anyvisor_unicorn import layout, long_mode, protected_mode, real_mode
-from anyvisor_unicorn.faults import BP, OF, UD, WITH_ERROR_CODE, Fault, during
+from anyvisor_unicorn.faults import BP, OF, PF, UD, WITH_ERROR_CODE, Fault, TripleFault, during
 from anyvisor_unicorn.long_mode import FLAG_RF
 from anyvisor_unicorn.processor import Processor
 
@@ -34,29 +35,50 @@ def deliver_invalid_opcode(cpu: Processor) -> None:
 
 def deliver_interrupt(cpu: Processor, vector: int) -> None:
     """Deliver an external interrupt into the state that was just saved, between two instructions."""
-    _deliver(cpu, vector, None, software=False)
+    _deliver(cpu, vector, None, software=False, reason="an interrupt from outside")
     cpu.engine.restore()
 
 
-def _deliver(cpu: Processor, vector: int, error_code: int | None, *, software: bool) -> None:
-    """Enter the handler, or that of the fault which this meets, and so on."""
-    rflags = cpu.rflags()
+def _deliver(cpu: Processor, vector: int, error_code: int | None, *, software: bool, reason: str = "") -> None:
+    """Enter the handler, or that of the fault which this meets, and so on. `reason` is why the event came.
+
+    TripleFault, with the processor at the instruction that it began with and nothing delivered.
+    """
+    rflags, first, cr2 = cpu.rflags(), (vector, error_code), cpu.u64[layout.CR2]
     hflags = cpu.u32[layout.HFLAGS]
     mode = long_mode if hflags & layout.H_LMA else protected_mode if hflags & layout.H_PE else real_mode
+    met: list[GuestException] = []
     while True:
         try:
             mode.enter(cpu, vector, error_code, software=software, rflags=rflags)
         except Fault as fault:
             if software:
                 cpu.u64[layout.RIP] -= 1 if vector in (BP, OF) else 2
-                software = False
+                software, reason = False, "a software interrupt"
+            met.append(fault.told())
             instead = during(vector, fault)
+            if instead is None:
+                raise _triple_fault(cpu, first, cr2, reason, met) from None
+            if instead is not fault:
+                met.append(instead.told())
             vector, error_code = instead.vector, instead.error_code
             if fault.linear is not None:
                 cpu.u64[layout.CR2] = fault.linear
         else:
             cpu.u32[layout.OLD_EXCEPTION] = layout.NO_EXCEPTION
             return
+
+
+def _triple_fault(
+    cpu: Processor, first: tuple[int, int | None], cr2: int, reason: str, met: list[GuestException]
+) -> TripleFault:
+    """Put the processor back to the event that could not be delivered, and say what led from it to here."""
+    vector, error_code = first
+    cpu.u64[layout.CR2] = cr2
+    cpu.u32[layout.OLD_EXCEPTION] = layout.NO_EXCEPTION
+    cpu.engine.restore()
+    address = cr2 if vector == PF and not reason else None
+    return TripleFault((GuestException(vector, error_code, address, cpu.u64[layout.RIP], reason), *met))
 
 
 def enter_syscall(cpu: Processor) -> None:

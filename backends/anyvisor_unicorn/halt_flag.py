@@ -17,6 +17,7 @@ from contextlib import closing
 import attrs
 from unicorn import x86_const as x86
 
+from anyvisor_unicorn import layout
 from anyvisor_unicorn.engine import STRUCTURE_BYTES, Engine
 from anyvisor_unicorn.guests import CODE, MMIO, Disproof, guest
 
@@ -34,15 +35,27 @@ HALTS = (0, 1, 1, 0, 0, 1, 0)
 
 @attrs.frozen
 class HaltFlag:
-    """Where the flag lies: at `offset` of what the engine's structure points to at `pointer_offset`."""
+    """Where the flag lies: at `offset` of what the engine's structure points to at `pointer_offset`.
+
+    The registers, in the layout of a saved context, lie behind it at `registers_offset`.
+    """
 
     pointer_offset: int
     offset: int
+    registers_offset: int
 
     def of(self, engine: Engine) -> ctypes.c_uint32:
         """The flag of an engine; 1 after it came back by HLT, until it is started again."""
-        pointer = ctypes.c_uint64.from_address(engine.address + self.pointer_offset).value
-        return ctypes.c_uint32.from_address(pointer + self.offset)
+        return ctypes.c_uint32.from_address(_pointer(engine, self.pointer_offset) + self.offset)
+
+    def rip_of(self, engine: Engine) -> ctypes.c_uint64:
+        """RIP of an engine while it runs: right at IN and OUT, which set it, and else at some instruction before."""
+        registers = _pointer(engine, self.pointer_offset) + self.registers_offset
+        return ctypes.c_uint64.from_address(registers + 8 * layout.RIP)
+
+
+def _pointer(engine: Engine, offset: int) -> int:
+    return ctypes.c_uint64.from_address(engine.address + offset).value
 
 
 def find_halt_flag(make_exact: Callable[[Engine], None]) -> HaltFlag:
@@ -60,7 +73,7 @@ def _ask_for_halt_flag(make_exact: Callable[[Engine], None]) -> HaltFlag:
         engine.map_mmio(MMIO, 0x1000, lambda *_: 0, lambda *_: engine.stop())
         engine.write(x86.UC_X86_REG_RDI, MMIO)
         pointer_offset, size_bytes = _find_processor(engine)
-        pointer = ctypes.c_uint64.from_address(engine.address + pointer_offset).value
+        pointer = _pointer(engine, pointer_offset)
         places = set(range(0, size_bytes - 3, 4))
         for value in HALTS:
             start, end = (AT_HALT, BEHIND_HALT) if value else (CODE, AT_HALT)
@@ -71,7 +84,7 @@ def _ask_for_halt_flag(make_exact: Callable[[Engine], None]) -> HaltFlag:
             places = {place for place in places if int.from_bytes(words[place : place + 4], "little") == value}
     if len(places) != 1:
         raise Disproof("the engine's flag for HLT is not to be found")
-    return HaltFlag(pointer_offset, places.pop())
+    return HaltFlag(pointer_offset, places.pop(), size_bytes)
 
 
 def _find_processor(engine: Engine) -> tuple[int, int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 
 from anyvisor.bus import Bus
+from anyvisor.flight import IN, OUT, READ, WRITE, Entry
 
 
 class IoHooks:
@@ -12,21 +14,30 @@ class IoHooks:
 
     def __init__(self, exits: dict[str, int], fail: Callable[[BaseException], None]):
         self.bus = Bus()
+        self.note: Callable[[Entry], None] | None = None
+        """What accesses are noted with, if they are; see `anyvisor.flight`."""
+        self.rip = ctypes.c_uint64(0)
+        """Where the engine has RIP, at an IN or OUT."""
         self._exits = exits
         self._fail = fail
 
     def port_in(self, _: int, port: int, size: int, __: int) -> int:
         """IN."""
         self._exits["in"] += 1
+        value = None
         try:
-            return self.bus.read_port(port, size)
+            value = self.bus.read_port(port, size)
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
-            return 0
+        if (note := self.note) is not None:
+            note((IN, port, size, value, self.rip.value))
+        return value or 0
 
     def port_out(self, _: int, port: int, size: int, value: int, __: int) -> None:
         """OUT."""
         self._exits["out"] += 1
+        if (note := self.note) is not None:
+            note((OUT, port, size, value, self.rip.value))
         try:
             self.bus.write_port(port, size, value)
         except BaseException as error:  # noqa: BLE001
@@ -35,15 +46,20 @@ class IoHooks:
     def read_mmio(self, address: int, size: int) -> int:
         """A load from where there is no RAM."""
         self._exits["mmio"] += 1
+        value = None
         try:
-            return self.bus.read_mmio(address, size)
+            value = self.bus.read_mmio(address, size)
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
-            return 0
+        if (note := self.note) is not None:
+            note((READ, address, size, value, 0))
+        return value or 0
 
     def write_mmio(self, address: int, size: int, value: int) -> None:
         """A store to where there is no RAM."""
         self._exits["mmio"] += 1
+        if (note := self.note) is not None:
+            note((WRITE, address, size, value, 0))
         try:
             self.bus.write_mmio(address, size, value)
         except BaseException as error:  # noqa: BLE001

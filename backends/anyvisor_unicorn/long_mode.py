@@ -23,14 +23,15 @@ def enter(cpu: Processor, vector: int, error_code: int | None, *, software: bool
     low, high = _gate(cpu, vector, external)
     privilege = cpu.privilege
     if software and low >> 45 & 3 < privilege:
-        raise Fault(GP, vector * 8 | IN_IDT)
+        reason = f"IDT entry {vector} is not for privilege level {privilege}"
+        raise Fault(GP, vector * 8 | IN_IDT, reason=reason)
     if not low >> 47 & 1:
-        raise Fault(NP, vector * 8 | IN_IDT | external)
+        raise Fault(NP, vector * 8 | IN_IDT | external, reason=f"IDT entry {vector} is not present")
     selector = low >> 16 & 0xFFFF
     flags, new_privilege = _code_segment(cpu, selector, external)
     rip = low & 0xFFFF | low >> 32 & 0xFFFF0000 | (high & 0xFFFFFFFF) << 32
     if not paging.is_canonical(rip):
-        raise Fault(GP, external)
+        raise Fault(GP, external, reason=f"IDT entry {vector} leads to {rip:#x}, which is not canonical")
     rsp = _stack(cpu, low >> 32 & 7, new_privilege, external) & ~15
     frame = struct.pack(
         "<5Q", cpu.u64[layout.RIP], cpu.selector(layout.CS), rflags, cpu.u64[layout.RSP], cpu.selector(layout.SS)
@@ -51,7 +52,7 @@ def _push(cpu: Processor, rsp: int, frame: bytes, external: int) -> int:
     """Put the frame below RSP, and return where it is; #SS when that is not canonical."""
     start, top = rsp - len(frame) & RSP_MASK, rsp - 8 & RSP_MASK
     if not (paging.is_canonical(start) and paging.is_canonical(top)):
-        raise Fault(SS, external)
+        raise Fault(SS, external, reason=f"the stack at {start:#x} is not canonical")
     paging.write(cpu, start, frame)
     return start
 
@@ -66,29 +67,42 @@ def _gate(cpu: Processor, vector: int, external: int) -> tuple[int, int]:
     """The 16 bytes of a gate; #GP when it is beyond the IDT's limit or of another kind."""
     error_code = vector * 8 | IN_IDT | external
     if vector * 16 + 15 > cpu.limit(layout.IDT):
-        raise Fault(GP, error_code)
-    low, high = struct.unpack("<QQ", paging.read(cpu, cpu.base(layout.IDT) + vector * 16, 16))
-    if low >> 40 & 0x1F not in (INTERRUPT_GATE, TRAP_GATE):
-        raise Fault(GP, error_code)
+        raise Fault(GP, error_code, reason=beyond_idt(cpu, vector))
+    entry = paging.read(cpu, cpu.base(layout.IDT) + vector * 16, 16, "the IDT entry")
+    low, high = struct.unpack("<QQ", entry)
+    kind = low >> 40 & 0x1F
+    if kind not in (INTERRUPT_GATE, TRAP_GATE):
+        raise Fault(GP, error_code, reason=f"IDT entry {vector} is no gate for a handler (type {kind:#x})")
     return low, high
+
+
+def beyond_idt(cpu: Processor, vector: int) -> str:
+    """What is wrong with a vector that the IDT has no entry for."""
+    return f"IDT entry {vector} lies beyond the IDT's limit of {cpu.limit(layout.IDT):#x}"
 
 
 def _code_segment(cpu: Processor, selector: int, external: int) -> tuple[int, int]:
     """The flags of the handler's code segment, and the privilege level that it runs at."""
     if not selector & ~3:
-        raise Fault(GP, external)
+        raise Fault(GP, external, reason="the handler's code segment is the null selector")
     error_code = selector & ~3 | external
     table = layout.LDT if selector & IN_LDT else layout.GDT
     if (selector | 7) > cpu.limit(table):
-        raise Fault(GP, error_code)
-    flags = paging.read_u64(cpu, cpu.base(table) + (selector & ~7)) >> 32
+        raise Fault(GP, error_code, reason=beyond_table(cpu, selector))
+    flags = paging.read_u64(cpu, cpu.base(table) + (selector & ~7), "the handler's code segment") >> 32
     privilege = flags >> layout.F_DPL_SHIFT & 3
     is_code = flags & layout.F_SYSTEM_NOT and flags & layout.F_CODE
     if not is_code or privilege > cpu.privilege or not flags & layout.F_L or flags & layout.F_DB:
-        raise Fault(GP, error_code)
+        raise Fault(GP, error_code, reason=f"selector {selector:#x} is no 64-bit code segment for a handler")
     if not flags & layout.F_PRESENT:
-        raise Fault(NP, error_code)
+        raise Fault(NP, error_code, reason=f"the handler's code segment {selector:#x} is not present")
     return flags & 0x00F0FF00 | 0x000F0000, cpu.privilege if flags & layout.F_CONFORMING else privilege
+
+
+def beyond_table(cpu: Processor, selector: int) -> str:
+    """What is wrong with a selector that its table has no entry for."""
+    name, table = ("LDT", layout.LDT) if selector & IN_LDT else ("GDT", layout.GDT)
+    return f"selector {selector:#x} lies beyond the {name}'s limit of {cpu.limit(table):#x}"
 
 
 def _stack(cpu: Processor, ist: int, privilege: int, external: int) -> int:
@@ -97,5 +111,6 @@ def _stack(cpu: Processor, ist: int, privilege: int, external: int) -> int:
         return cpu.u64[layout.RSP]
     offset = IST1_BYTES + 8 * (ist - 1) if ist else RSP0_BYTES + 8 * privilege
     if offset + 7 > cpu.limit(layout.TR):
-        raise Fault(TS, cpu.selector(layout.TR) & ~3 | external)
-    return paging.read_u64(cpu, cpu.base(layout.TR) + offset)
+        reason = f"the TSS, with a limit of {cpu.limit(layout.TR):#x}, has no stack at {offset:#x}"
+        raise Fault(TS, cpu.selector(layout.TR) & ~3 | external, reason=reason)
+    return paging.read_u64(cpu, cpu.base(layout.TR) + offset, "the stack pointer in the TSS")

@@ -20,16 +20,24 @@ LONG_MODE, PAE = (39, 30, 21, 12), (30, 21, 12)
 WRITE_ERROR = 2
 
 
-def read_u64(cpu: Processor, linear: int) -> int:
+def read_u64(cpu: Processor, linear: int, what: str) -> int:
     """The 64-bit word at a linear address."""
-    return int.from_bytes(read(cpu, linear, 8), "little")
+    return int.from_bytes(read(cpu, linear, 8, what), "little")
 
 
-def read(cpu: Processor, linear: int, size_bytes: int) -> bytes:
-    """Bytes at a linear address; Fault when one cannot be read."""
+def read(cpu: Processor, linear: int, size_bytes: int, what: str) -> bytes:
+    """Bytes at a linear address; Fault, telling `what` they are, when one cannot be read."""
+    try:
+        return _read(cpu, linear, size_bytes)
+    except Fault as fault:
+        fault.reason = f"{what} at {linear:#x} cannot be read: {fault.reason}"
+        raise
+
+
+def _read(cpu: Processor, linear: int, size_bytes: int) -> bytes:
     room = PAGE_BYTES - (linear & PAGE_MASK)
     if size_bytes > room:
-        return read(cpu, linear, room) + read(cpu, linear + room, size_bytes - room)
+        return _read(cpu, linear, room) + _read(cpu, linear + room, size_bytes - room)
     return bytes(_window(cpu, linear, size_bytes, write=False))
 
 
@@ -38,6 +46,14 @@ def write(cpu: Processor, linear: int, data: bytes, word_bytes: int = 8) -> None
 
     They are words that are pushed: from the top down, and it is a word's address that a page fault tells.
     """
+    try:
+        _write(cpu, linear, data, word_bytes)
+    except Fault as fault:
+        fault.reason = f"the stack at {linear:#x} cannot be written: {fault.reason}"
+        raise
+
+
+def _write(cpu: Processor, linear: int, data: bytes, word_bytes: int) -> None:
     windows, end = [], linear + len(data)
     while end > linear:
         start = max(linear, end - 1 & ~PAGE_MASK)
@@ -53,7 +69,7 @@ def _window(cpu: Processor, linear: int, size_bytes: int, *, write: bool, touche
     try:
         return cpu.ram.window(translate(cpu, linear, write=write) - touched, size_bytes)
     except LookupError:
-        raise Fault(PF, WRITE_ERROR if write else 0, linear) from None
+        raise Fault(PF, WRITE_ERROR if write else 0, linear, reason=f"{linear:#x} leads outside RAM") from None
 
 
 def translate(cpu: Processor, linear: int, *, write: bool) -> int:
@@ -64,7 +80,7 @@ def translate(cpu: Processor, linear: int, *, write: bool) -> int:
         return _translate_32_bit(cpu, linear & 0xFFFFFFFF, write=write)
     if cpu.u32[layout.HFLAGS] & layout.H_LMA:
         if not is_canonical(linear):
-            raise Fault(GP)
+            raise Fault(GP, reason=f"{linear:#x} is not canonical")
         return _translate(cpu, linear, LONG_MODE, cpu.u64[layout.CR3] & ADDRESS, write=write)
     return _translate(cpu, linear & 0xFFFFFFFF, PAE, cpu.u64[layout.CR3] & 0xFFFFFFE0, write=write)
 
@@ -76,7 +92,7 @@ def _translate(cpu: Processor, linear: int, shifts: tuple[int, ...], table: int,
         place = table + (linear >> shift & 0x1FF) * 8
         entry = ram.read_u64(place)
         if not entry & PRESENT:
-            raise Fault(PF, WRITE_ERROR if write else 0, linear)
+            raise _not_mapped(linear, write=write)
         has_flags = shift != 30 or shifts is LONG_MODE
         is_page = shift == 12 or (entry & LARGE and shift < 39 and has_flags)
         if has_flags:
@@ -100,7 +116,7 @@ def _translate_32_bit(cpu: Processor, linear: int, *, write: bool) -> int:
         window = cpu.ram.window(table + (linear >> shift & 0x3FF) * 4, 4)
         entry = int.from_bytes(window, "little")
         if not entry & PRESENT:
-            raise Fault(PF, WRITE_ERROR if write else 0, linear)
+            raise _not_mapped(linear, write=write)
         rights &= entry
         is_page = shift == 12 or (entry & LARGE and cpu.u64[layout.CR4] & CR4_PSE)
         if is_page and write:
@@ -114,7 +130,11 @@ def _translate_32_bit(cpu: Processor, linear: int, *, write: bool) -> int:
 
 def _check_writable(cpu: Processor, linear: int, rights: int) -> None:
     if not rights & WRITABLE and cpu.u64[layout.CR0] & CR0_WP:
-        raise Fault(PF, PRESENT | WRITE_ERROR, linear)
+        raise Fault(PF, PRESENT | WRITE_ERROR, linear, reason=f"{linear:#x} is mapped read-only")
+
+
+def _not_mapped(linear: int, *, write: bool) -> Fault:
+    return Fault(PF, WRITE_ERROR if write else 0, linear, reason=f"{linear:#x} is not mapped")
 
 
 def is_canonical(linear: int) -> bool:

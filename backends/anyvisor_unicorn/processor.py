@@ -68,11 +68,19 @@ class PhysicalMemory:
 
     def __init__(self) -> None:
         self._regions: list[tuple[int, int, memoryview, memoryview]] = []
+        self._rams: list[RamRegion] = []
+        self._writes: list[int | None] | None = None
 
     def add(self, ram: RamRegion) -> None:
         """Let a region be seen."""
         region = ram.region
-        self._regions.append((region.start, region.end, ram.view[:], ram.view.cast("Q")))
+        self._regions.append((region.start, region.end, ram.data[:], ram.data.cast("Q")))
+        self._rams.append(ram)
+
+    def host_wrote(self) -> bool:
+        """Whether the host may have written to it since the last call, as before the first."""
+        before, self._writes = self._writes, [ram.host_writes for ram in self._rams]
+        return None in self._writes or self._writes != before
 
     def read_u64(self, address: int) -> int:
         """The aligned 64-bit word at `address`."""
@@ -98,6 +106,7 @@ class PhysicalMemory:
 
     def close(self) -> None:
         """Let go of every region."""
+        self._rams.clear()
         while self._regions:
             for view in self._regions.pop()[2:]:
                 view.release()

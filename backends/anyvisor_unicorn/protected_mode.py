@@ -17,7 +17,17 @@ import attrs
 from anyvisor.errors import Unsupported
 from anyvisor_unicorn import layout, paging
 from anyvisor_unicorn.faults import GP, NP, SS, TS, Fault
-from anyvisor_unicorn.long_mode import FLAG_IF, FLAG_NT, FLAG_RF, FLAG_TF, FLAG_VM, IN_IDT, IN_LDT
+from anyvisor_unicorn.long_mode import (
+    FLAG_IF,
+    FLAG_NT,
+    FLAG_RF,
+    FLAG_TF,
+    FLAG_VM,
+    IN_IDT,
+    IN_LDT,
+    beyond_idt,
+    beyond_table,
+)
 from anyvisor_unicorn.processor import Processor
 
 INTERRUPT_GATES, TRAP_GATES, TASK_GATE = (0x6, 0xE), (0x7, 0xF), 0x5
@@ -74,7 +84,8 @@ def enter(cpu: Processor, vector: int, error_code: int | None, *, software: bool
     gate = _gate(cpu, vector, external, software=software)
     code = _code_segment(cpu, gate.selector, external)
     if gate.offset > code.limit_bytes:
-        raise Fault(GP, external)
+        reason = f"IDT entry {vector} leads to {gate.offset:#x}, beyond its code segment's limit"
+        raise Fault(GP, external, reason=reason)
     esp, frame = cpu.u64[layout.RSP] & 0xFFFFFFFF, [rflags, cpu.selector(layout.CS), cpu.u64[layout.RIP]]
     switches = code.selector & 3 < cpu.privilege
     if switches:
@@ -102,18 +113,18 @@ def _gate(cpu: Processor, vector: int, external: int, *, software: bool) -> Gate
     """The gate of a vector; #GP when there is none or the program must not use it, #NP when it is not present."""
     error_code = vector * 8 | IN_IDT | external
     if vector * 8 + 7 > cpu.limit(layout.IDT):
-        raise Fault(GP, error_code)
-    word = paging.read_u64(cpu, cpu.base(layout.IDT) + vector * 8)
+        raise Fault(GP, error_code, reason=beyond_idt(cpu, vector))
+    word = paging.read_u64(cpu, cpu.base(layout.IDT) + vector * 8, "the IDT entry")
     kind = word >> 40 & 0x1F
     if kind not in (*INTERRUPT_GATES, *TRAP_GATES, TASK_GATE):
-        raise Fault(GP, error_code)
+        raise Fault(GP, error_code, reason=f"IDT entry {vector} is no gate for a handler (type {kind:#x})")
     offset = word & 0xFFFF | (word >> 32 & 0xFFFF0000 if kind & IS_32_BIT else 0)
     word_bytes = 4 if kind & IS_32_BIT else 2
     gate = Gate(word >> 16 & 0xFFFF, offset, word >> 45 & 3, bool(word >> 47 & 1), word_bytes, kind in INTERRUPT_GATES)
     if software and gate.privilege < cpu.privilege:
-        raise Fault(GP, error_code)
+        raise Fault(GP, error_code, reason=f"IDT entry {vector} is not for privilege level {cpu.privilege}")
     if not gate.present:
-        raise Fault(NP, error_code)
+        raise Fault(NP, error_code, reason=f"IDT entry {vector} is not present")
     if kind == TASK_GATE:
         raise _unsupported(vector, "its IDT entry is a task gate")
     return gate
@@ -126,14 +137,14 @@ def _unsupported(vector: int, why: str) -> Unsupported:
 def _code_segment(cpu: Processor, selector: int, external: int) -> LoadedSegment:
     """The handler's code segment as CS will hold it; the privilege level it runs at is in the selector."""
     if not selector & ~3:
-        raise Fault(GP, external)
+        raise Fault(GP, external, reason="the handler's code segment is the null selector")
     segment = _segment(cpu, selector, GP, external)
     error_code = selector & ~3 | external
     is_code = segment.flags & layout.F_SYSTEM_NOT and segment.flags & layout.F_CODE
     if not is_code or segment.privilege > cpu.privilege:
-        raise Fault(GP, error_code)
+        raise Fault(GP, error_code, reason=f"selector {selector:#x} is no code segment for a handler")
     if not segment.flags & layout.F_PRESENT:
-        raise Fault(NP, error_code)
+        raise Fault(NP, error_code, reason=f"the handler's code segment {selector:#x} is not present")
     privilege = cpu.privilege if segment.flags & layout.F_CONFORMING else segment.privilege
     return attrs.evolve(segment, selector=selector & ~3 | privilege)
 
@@ -142,8 +153,9 @@ def _segment(cpu: Processor, selector: int, vector: int, external: int) -> Loade
     """What a descriptor table has for a selector; Fault(vector) when it is beyond the table's limit."""
     table = layout.LDT if selector & IN_LDT else layout.GDT
     if (selector | 7) > cpu.limit(table):
-        raise Fault(vector, selector & ~3 | external)
-    base, limit_bytes, flags = hidden_part(paging.read_u64(cpu, cpu.base(table) + (selector & ~7)))
+        raise Fault(vector, selector & ~3 | external, reason=beyond_table(cpu, selector))
+    descriptor = paging.read_u64(cpu, cpu.base(table) + (selector & ~7), "the segment descriptor")
+    base, limit_bytes, flags = hidden_part(descriptor)
     return LoadedSegment(selector, base, limit_bytes, flags | F_ACCESSED)
 
 
@@ -157,13 +169,18 @@ def _inner_stack(cpu: Processor, privilege: int, external: int) -> tuple[LoadedS
     selector, esp = _stack_of_tss(cpu, privilege, external)
     error_code = selector & ~3 | external
     if not selector & ~3 or selector & 3 != privilege:
-        raise Fault(TS, error_code)
+        raise Fault(TS, error_code, reason=_wrong_stack(selector, f"is not one for privilege level {privilege}"))
     segment = _segment(cpu, selector, TS, external)
     if segment.privilege != privilege or segment.kind != WRITABLE_DATA:
-        raise Fault(TS, error_code)
+        reason = _wrong_stack(selector, f"is not writable data of privilege level {privilege}")
+        raise Fault(TS, error_code, reason=reason)
     if not segment.flags & layout.F_PRESENT:
-        raise Fault(SS, error_code)
+        raise Fault(SS, error_code, reason=_wrong_stack(selector, "is not present"))
     return segment, esp
+
+
+def _wrong_stack(selector: int, what: str) -> str:
+    return f"the stack segment {selector:#x} of the TSS {what}"
 
 
 def _stack_of_tss(cpu: Processor, privilege: int, external: int) -> tuple[int, int]:
@@ -172,8 +189,10 @@ def _stack_of_tss(cpu: Processor, privilege: int, external: int) -> tuple[int, i
     step = 8 if words == "<IH" else 4
     offset = step // 2 + step * privilege
     if offset + step - 1 > cpu.limit(layout.TR):
-        raise Fault(TS, cpu.selector(layout.TR) & ~3 | external)
-    esp, selector = struct.unpack(words, paging.read(cpu, cpu.base(layout.TR) + offset, struct.calcsize(words)))
+        reason = f"the TSS, with a limit of {cpu.limit(layout.TR):#x}, has no stack at {offset:#x}"
+        raise Fault(TS, cpu.selector(layout.TR) & ~3 | external, reason=reason)
+    data = paging.read(cpu, cpu.base(layout.TR) + offset, struct.calcsize(words), "the stack pointer in the TSS")
+    esp, selector = struct.unpack(words, data)
     return selector, esp
 
 
@@ -186,7 +205,8 @@ def _push(
     start = esp - len(frame) & mask
     for offset in range(start, start + len(frame), word_bytes):
         if not _within(stack, offset & mask, word_bytes, mask):
-            raise Fault(SS, selector | external)
+            reason = f"the stack at {offset & mask:#x} lies outside its segment's limit of {stack.limit_bytes:#x}"
+            raise Fault(SS, selector | external, reason=reason)
     until_end = mask + 1 - start
     paging.write(cpu, stack.base + start, frame[:until_end], word_bytes)
     if until_end < len(frame):

@@ -9,7 +9,7 @@ import struct
 
 from anyvisor_unicorn import layout, paging
 from anyvisor_unicorn.faults import GP, SS, Fault
-from anyvisor_unicorn.long_mode import FLAG_IF, FLAG_RF, FLAG_TF
+from anyvisor_unicorn.long_mode import FLAG_IF, FLAG_RF, FLAG_TF, beyond_idt
 from anyvisor_unicorn.processor import Processor
 
 ENTRY_BYTES = 4
@@ -25,8 +25,8 @@ def enter(cpu: Processor, vector: int, error_code: int | None, *, software: bool
     Real mode pushes no error code, so `error_code` is not looked at; nor is `software`, as there are no privileges.
     """
     if vector * ENTRY_BYTES + ENTRY_BYTES - 1 > cpu.limit(layout.IDT):
-        raise Fault(GP)
-    entry = paging.read(cpu, cpu.base(layout.IDT) + vector * ENTRY_BYTES, ENTRY_BYTES)
+        raise Fault(GP, None, reason=beyond_idt(cpu, vector))
+    entry = paging.read(cpu, cpu.base(layout.IDT) + vector * ENTRY_BYTES, ENTRY_BYTES, "the interrupt vector")
     offset, selector = struct.unpack("<HH", entry)
     frame = struct.pack("<3H", cpu.u64[layout.RIP] & 0xFFFF, cpu.selector(layout.CS), rflags & 0xFFFF)
     _push(cpu, frame)
@@ -42,7 +42,7 @@ def _push(cpu: Processor, frame: bytes) -> None:
     start = rsp - len(frame) & SP_MASK
     until_end = SP_MASK + 1 - start
     if until_end < len(frame) and until_end % 2:
-        raise Fault(SS)
+        raise Fault(SS, None, reason=f"the stack has a word across its end: SP is {rsp & SP_MASK:#x}")
     paging.write(cpu, base + start, frame[:until_end], WORD_BYTES)
     if until_end < len(frame):
         paging.write(cpu, base, frame[until_end:], WORD_BYTES)

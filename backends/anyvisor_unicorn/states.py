@@ -12,9 +12,12 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from anyvisor.errors import HypervisorError
 from anyvisor.states import VcpuState
 from anyvisor.x86_64.control import Efer
+from anyvisor.x86_64.descriptors import SystemType
 from anyvisor.x86_64.msr_index import Msr
 from anyvisor.x86_64.msrs import MsrEntry, Msrs
 from anyvisor.x86_64.state import DebugRegs, DescriptorTable, Fpu, Regs, SegmentRegister, Sregs
@@ -29,6 +32,8 @@ SEGMENTS = {
     "es": layout.ES, "cs": layout.CS, "ss": layout.SS, "ds": layout.DS, "fs": layout.FS, "gs": layout.GS,
     "ldt": layout.LDT, "tr": layout.TR,
 }  # fmt: skip
+ACCESSED = 1
+LOADED_TASKS: dict[int, int] = {SystemType.TSS16: SystemType.TSS16_BUSY, SystemType.TSS: SystemType.TSS_BUSY}
 MODE_BITS = layout.H_CPL | layout.H_CS32 | layout.H_SS32 | layout.H_ADDSEG | layout.H_CS64 | layout.H_INHIBIT_IRQ
 CR0_ET = 1 << 4
 FPU_NUMBERS = dict(zip(("fcw", "fsw", "ftw"), registers(("fpcw", "fpsw", "fptag")), strict=True))
@@ -61,6 +66,7 @@ def get_sregs(cpu: Processor) -> Sregs:
     """Segments, tables and control registers."""
     cpu.engine.save()
     segments: dict[str, Any] = {name: _segment(cpu, number) for name, number in SEGMENTS.items()}
+    segments |= {"cs": _accessed(segments["cs"]), "tr": _busy(segments["tr"])}
     return Sregs(
         **segments,
         gdt=DescriptorTable(cpu.base(layout.GDT), cpu.limit(layout.GDT)),
@@ -138,6 +144,16 @@ def _segment(cpu: Processor, number: int) -> SegmentRegister:
         avl=bool(flags >> 20 & 1), l=bool(flags >> 21 & 1), db=bool(flags >> 22 & 1), g=bool(flags >> 23 & 1),
         unusable=not flags >> 15 & 1,
     )  # fmt: skip
+
+
+def _accessed(code: SegmentRegister) -> SegmentRegister:
+    """Code as CS holds it. The engine's far jumps mark it accessed in memory, and not in the register."""
+    return attrs.evolve(code, type=code.type | ACCESSED) if code.s else code
+
+
+def _busy(task: SegmentRegister) -> SegmentRegister:
+    """A task-state segment as TR holds it. The engine's LTR marks it busy in memory, and not in the register."""
+    return task if task.s else attrs.evolve(task, type=LOADED_TASKS.get(task.type, task.type))
 
 
 def _flags(segment: SegmentRegister) -> int:

@@ -4,6 +4,9 @@ Some facts about the loop. The engine runs until HLT, a stop or a count, whichev
 accesses, exceptions, SYSCALL and CPUID are answered in hooks meanwhile. External interrupts are delivered between two
 runs only. So a device that raises a line, or a kick, asks the pace for the engine to come back.
 
+What the host writes to guest memory may be code that the engine has translated, so that `run` begins with translating
+everything anew; but only then: a guest that is paused again and again would get nothing else done.
+
 HLT with interrupts off is the end of a vCPU that has no NMIs. With interrupts on it is a wait, and a state of the
 vCPU's: a kick during it ends `run`, and the next one goes on waiting.
 """
@@ -20,7 +23,8 @@ from anyvisor.bus import Bus
 from anyvisor.codec import name_of
 from anyvisor.counted_clock import CountedClock
 from anyvisor.errors import HypervisorError, Unsupported
-from anyvisor.exits import Exit, Halted, InternalError, Kicked, Shutdown
+from anyvisor.exits import Exit, Halted, Kicked, Shutdown
+from anyvisor.flight import ExitRing
 from anyvisor.interrupts import InterruptSource
 from anyvisor.states import VcpuState
 from anyvisor.turn import Turn
@@ -28,7 +32,8 @@ from anyvisor.x86_64.cpuid import Cpuid
 from anyvisor.x86_64.state import Activity, MpState
 from anyvisor_unicorn import delivery, layout
 from anyvisor_unicorn.cpuid_hook import CpuidHook
-from anyvisor_unicorn.engine import LOW_HALF, Engine, error_text
+from anyvisor_unicorn.engine import LOW_HALF, Engine
+from anyvisor_unicorn.failure import engine_error
 from anyvisor_unicorn.faults import TripleFault
 from anyvisor_unicorn.io_hooks import IoHooks
 from anyvisor_unicorn.long_mode import FLAG_IF
@@ -56,7 +61,7 @@ class UnicornVcpu:
         self._halted = False
         self._news = LockBell()
         self._failure: BaseException | None = None
-        self._shutdown = False
+        self._shutdown: Shutdown | None = None
         self.exits: dict[str, int] = dict.fromkeys(
             ("in", "out", "mmio", "exception", "syscall", "cpuid", "interrupt", "run"), 0
         )
@@ -111,7 +116,8 @@ class UnicornVcpu:
         with self._turn.taken("run"):
             try:
                 self.io.bus = bus
-                self._engine.forget_code()
+                if self._cpu.ram.host_wrote():
+                    self._engine.forget_code()
                 self._pace.enter()
                 with unraisable_kept(self._engine, self._fail):
                     return self._loop()
@@ -131,8 +137,8 @@ class UnicornVcpu:
                 return Halted()
             try:
                 self._take_interrupt()
-            except TripleFault:
-                return Shutdown()
+            except TripleFault as fault:
+                return Shutdown(fault.exceptions)
             if self._halted:
                 self._wait()
                 continue
@@ -147,15 +153,15 @@ class UnicornVcpu:
 
         After a device has failed the guest goes on to the end of its block or slice, and may have come to a HLT there.
         """
-        self._halted = not self._shutdown and self._pace.has_halted()
+        self._halted = self._shutdown is None and self._pace.has_halted()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
-        if self._shutdown:
-            self._shutdown = False
-            return Shutdown()
+        if self._shutdown is not None:
+            found, self._shutdown = self._shutdown, None
+            return found
         if error:
-            return InternalError(error, (self._cpu.u64[layout.RIP],), error_text(error))
+            return engine_error(self._cpu, error)
         if self._counted is not None:
             self._counted.advance(self._pace.instructions())
         return None
@@ -189,6 +195,11 @@ class UnicornVcpu:
     def take_interrupts_from(self, source: InterruptSource) -> None:
         """Wire the INTR pin to a controller of the machine's own."""
         self._source = source
+
+    def record_exits(self, ring: ExitRing) -> bool:
+        """Note every access in `ring` from now on, with RIP at the instructions IN and OUT."""
+        self.io.note = ring.append
+        return True
 
     def notify_interrupt(self) -> None:
         """Look at the source soon; from any thread, and from a device that is being called."""
@@ -238,8 +249,8 @@ class UnicornVcpu:
         self.exits["exception"] += 1
         try:
             delivery.deliver_exception(self._cpu, vector)
-        except TripleFault:
-            self._shut_down()
+        except TripleFault as fault:
+            self._shut_down(fault)
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
 
@@ -247,14 +258,14 @@ class UnicornVcpu:
         self.exits["exception"] += 1
         try:
             delivery.deliver_invalid_opcode(self._cpu)
-        except TripleFault:
-            self._shut_down()
+        except TripleFault as fault:
+            self._shut_down(fault)
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
         return True
 
-    def _shut_down(self) -> None:
-        self._shutdown = True
+    def _shut_down(self, fault: TripleFault) -> None:
+        self._shutdown = Shutdown(fault.exceptions)
         self._engine.stop()
 
     def _syscall(self, _: int, __: int) -> None:

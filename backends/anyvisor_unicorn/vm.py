@@ -90,6 +90,8 @@ class UnicornVm:
             cpu = Processor(engine)
             self._vcpu = vcpu = UnicornVcpu(index, engine, cpu, self._pace(engine), self._counted)
             self._map(engine, cpu, vcpu)
+            if self._proof.halt_flag is not None:
+                vcpu.io.rip = self._proof.halt_flag.rip_of(engine)
             _reset(vcpu)
         except BaseException:
             self._vcpu = None

@@ -129,10 +129,13 @@ def _tuple(made: cattrs.Converter, kind: Any) -> Hook:
     kinds = [each for each in typing.get_args(kind) if each is not Ellipsis]
     count = len(kinds) if len(kinds) == len(typing.get_args(kind)) else None
     items = _list_of(functools.reduce(operator.or_, kinds))
+    differ = count is not None and len(set(kinds)) > 1
 
     def read(data: Any, _: Any) -> tuple[Any, ...]:
         if count is not None and len(_list(data)) != count:
             raise ValueError(f"{len(data)} items where there must be {count}")
+        if differ:
+            return tuple(_named(made, f"item {i}", data[i], kind) for i, kind in enumerate(kinds))
         return tuple(made.structure(_list(data), items))
 
     return read

@@ -8,8 +8,19 @@ from hypothesis import strategies as st
 
 from anyvisor import errors, exits
 from anyvisor.acts import MmioRead, MmioWrite, PortIn, PortOut
+from anyvisor.codec import to_data
 from anyvisor.errors import AnyvisorError, GuestError, HypervisorError, HypervisorUnavailable, PlanError, Unsupported
-from anyvisor.exits import Exit, Halted, Kicked, UnknownExit
+from anyvisor.exits import (
+    Exit,
+    FailEntry,
+    GuestException,
+    Halted,
+    InternalError,
+    Kicked,
+    MemoryFault,
+    Shutdown,
+    UnknownExit,
+)
 from anyvisor.memory import Region
 from anyvisor.recording.failure import KINDS, Failure
 from anyvisor.recording.trace import (
@@ -96,7 +107,19 @@ def test_an_access_is_one_short_line_in_the_order_of_the_trace():
     assert text[1 + EVENTS.index(Call(2, "kick"))] == '[2,"kick",[]]\n'
 
 
-FILLED = {"data": (1, 1 << 63), "kind": "reset", "name": "IO", "cause": "why"}
+FILLED = {
+    "data": (1, 1 << 63),
+    "kind": "reset",
+    "name": "IO",
+    "cause": "why",
+    "exceptions": (GuestException(14, 2, 1 << 63, 0, "why"), GuestException(6)),
+    "state_is_lost": True,
+    "instruction": b"\xd9\x00",
+    "details": (("flags", 1), ("word_1", 1 << 63)),
+    "fields": (("index", 0),),
+}
+NEWER = {"exceptions", "state_is_lost", "instruction", "details", "fields", "cause"}
+"""Fields of exits that there have not always been."""
 
 
 @pytest.mark.parametrize("kind", [each for each in vars(exits).values() if isinstance(each, type) and each is not Exit and issubclass(each, Exit)])  # fmt: skip  # noqa: E501
@@ -104,6 +127,33 @@ def test_every_exit_comes_back_as_itself(kind):
     exit_ = kind(**{name: FILLED.get(name, 7) for name in kind.__annotations__})
     trace = Trace(FACTS, (*MADE, RunBegan(2), RunEnded(2, exit_)))
     assert Trace.from_json(trace.to_json()).events[-1].exit == exit_
+
+
+@pytest.mark.parametrize(
+    "exit_", [Shutdown(), FailEntry(7, 1), InternalError(1, (2, 3)), MemoryFault(1, 2), UnknownExit(99, "?", (1,))]
+)
+def test_an_exit_from_before_it_had_all_its_fields_is_read_as_one_without_them(exit_):
+    old = {name: value for name, value in to_data(exit_).items() if name not in NEWER}
+    assert old.keys() < to_data(exit_).keys()
+    text = with_line([2, "began"], [2, "ended", type(exit_).__name__, old])
+    assert Trace.from_json(text).events[-1] == RunEnded(2, exit_)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("Shutdown", {"exceptions": [{"vector": "6"}]}),
+        ("Shutdown", {"exceptions": [6]}),
+        ("InternalError", {"suberror": 1, "details": [["flags"]]}),
+        ("InternalError", {"suberror": 1, "details": [["flags", 1, 2]]}),
+        ("InternalError", {"suberror": 1, "details": [[1, "flags"]]}),
+        ("InternalError", {"suberror": 1, "instruction": "no base64!"}),
+        ("UnknownExit", {"number": 1, "fields": {"index": 1}}),
+    ],
+)
+def test_what_is_no_exit_is_refused(name, fields):
+    with pytest.raises(PlanError, match=rf"line \d+ .*{name}"):
+        Trace.from_json(with_line([2, "began"], [2, "ended", name, fields]))
 
 
 def test_an_exit_of_a_strangers_class_is_kept_by_its_name():

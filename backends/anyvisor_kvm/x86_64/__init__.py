@@ -12,8 +12,11 @@ from anyvisor.x86_64.msrs import Msrs
 from anyvisor_kvm.abi import Cap
 from anyvisor_kvm.architecture import Architecture, Survey
 from anyvisor_kvm.x86_64.chips import STATES_AFTER, STATES_BEFORE
+from anyvisor_kvm.x86_64.extension import CPUINFO, extension_in
 from anyvisor_kvm.x86_64.fds import X86KvmFd, X86VcpuFd, X86VmFd, fetch_cpuid
 from anyvisor_kvm.x86_64.msrs import get_msrs
+from anyvisor_kvm.x86_64.reasons import fail_entry, internal_error
+from anyvisor_kvm.x86_64.shutdown import shutdown_lost_state, undelivered
 from anyvisor_kvm.x86_64.states import VCPU_STATES, cpuid_from_kvm, put_cpuid
 from anyvisor_kvm.x86_64.sync import SyncedRegisters
 
@@ -30,7 +33,7 @@ SOFTWARE_KVM = (
 def survey(kvm: X86KvmFd) -> Survey:
     """The facts of this host: what a vCPU can be given at most, asked of one made for the purpose."""
     cpuid = cpuid_from_kvm(fetch_cpuid(kvm.get_supported_cpuid))
-    native = has_virtualisation(Path("/proc/cpuinfo"))
+    native = has_virtualisation(CPUINFO)
     msrs, tsc_khz = ask_vcpu(kvm, cpuid)
     notes = () if native else (SOFTWARE_KVM,)
     return Survey((cpuid, msrs), physical_address_bits(cpuid), native, tsc_khz, notes)
@@ -67,12 +70,7 @@ def physical_address_bits(cpuid: Cpuid) -> int:
 
 def has_virtualisation(cpuinfo: Path) -> bool:
     """Whether the host's processor runs guests by itself; taken to be so where the file cannot be read."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return True
-    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
-    return bool(flags & {"vmx", "svm"})
+    return extension_in(cpuinfo) != ""
 
 
 X86_64 = Architecture(
@@ -95,6 +93,10 @@ X86_64 = Architecture(
     prepare_vm=X86VmFd.prepare,
     vcpu_fd=X86VcpuFd,
     sync=SyncedRegisters,
+    fail_entry=fail_entry,
+    internal_error=internal_error,
+    shutdown_lost_state=shutdown_lost_state,
+    undelivered=undelivered,
     survey=survey,
     states_before=STATES_BEFORE,
     vcpu_states=VCPU_STATES,

@@ -12,7 +12,7 @@ import pytest
 
 from anyvisor.errors import HypervisorError
 from anyvisor_kvm import abi as common
-from anyvisor_kvm import fds, run_page
+from anyvisor_kvm import exit_abi, fds, run_page
 from anyvisor_kvm.abi import Cap, ExitReason, Struct, assign, counted
 from anyvisor_kvm.ioctl import Ioctl
 from anyvisor_kvm.x86_64 import abi as x86
@@ -27,16 +27,41 @@ pytestmark = pytest.mark.skipif(
 NO_STRUCTURE_IN_C = {"Struct", "kvm_identity_map"}
 INSIDE_ANOTHER = {
     f"kvm_run_{name}": ("kvm_run", name)
-    for name in ("io", "mmio", "fail_entry", "internal", "system_event", "memory_fault")
+    for name in (
+        "io",
+        "mmio",
+        "fail_entry",
+        "internal",
+        "system_event",
+        "memory_fault",
+        "hw",
+        "ex",
+        "hypercall",
+        "tpr_access",
+        "emulation_failure",
+        "eoi",
+        "arm_nisv",
+        "msr",
+        "riscv_sbi",
+        "riscv_csr",
+        "notify",
+    )
 } | {
     f"kvm_event_{name}": ("kvm_vcpu_events", name) for name in ("exception", "interrupt", "nmi", "smi", "triple_fault")
 }
+OF_A_TYPE = {
+    f"kvm_{owner}_{kind}": (f"kvm_{owner}_exit", f"u.{kind}")
+    for owner, kind in (("hyperv", "synic"), ("hyperv", "hcall"), ("hyperv", "syndbg"), ("xen", "hcall"))
+}
+"""The fields of a union's member, with those before the union in front."""
+BEFORE_THE_UNION = {"type", "pad1"}
+NAMELESS_IN_C = {("kvm_xen_hcall", "pad")}
 OTHER_NAMES = {("kvm_run", "exits"): "io"}
-NEWER_THAN_SOME_HEADERS = {"KVM_EXIT_MEMORY_FAULT"}
+NEWER_THAN_SOME_HEADERS = {"KVM_EXIT_MEMORY_FAULT", "KVM_MEMORY_EXIT_FLAG_PRIVATE"}
 
 
 def structures():
-    found = {**vars(common), **vars(x86)}
+    found = {**vars(common), **vars(x86), **vars(exit_abi)}
     return [
         each
         for name, each in found.items()
@@ -47,7 +72,7 @@ def structures():
 def expressions():
     """C expressions, and what they are here."""
     for structure in structures():
-        yield from layout(structure)
+        yield from layout_of_type(structure) if structure.__name__ in OF_A_TYPE else layout(structure)
     for enum, prefix in ((Cap, "KVM_CAP_"), (ExitReason, "KVM_EXIT_")):
         for each in enum:
             yield f"{prefix}{each.name}", int(each)
@@ -55,7 +80,7 @@ def expressions():
         for each in vars(fd).values():
             if isinstance(each, Ioctl):
                 yield each.name, each.request
-    for module in (common, x86):
+    for module in (common, x86, exit_abi):
         for name, value in vars(module).items():
             if name.startswith("KVM_") and isinstance(value, int):
                 yield name, value
@@ -70,6 +95,15 @@ def layout(structure):
         path = ".".join(filter(None, (member, OTHER_NAMES.get((parent, name), name))))
         yield f"offsetof(struct {parent}, {path}) - {start}", getattr(structure, name).offset
         if (parent, name) not in OTHER_NAMES:
+            yield f"sizeof(((struct {parent} *)0)->{path})", getattr(structure, name).size
+
+
+def layout_of_type(structure):
+    parent, member = OF_A_TYPE[structure.__name__]
+    for name, *_ in structure._fields_:
+        if (structure.__name__, name) not in NAMELESS_IN_C:
+            path = name if name in BEFORE_THE_UNION else f"{member}.{name}"
+            yield f"offsetof(struct {parent}, {path})", getattr(structure, name).offset
             yield f"sizeof(((struct {parent} *)0)->{path})", getattr(structure, name).size
 
 

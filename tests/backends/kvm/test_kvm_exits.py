@@ -10,9 +10,7 @@ from anyvisor.bus import Bus
 from anyvisor.errors import HypervisorError
 from anyvisor.exits import (
     DebugTrap,
-    FailEntry,
     Halted,
-    InternalError,
     Kicked,
     MemoryFault,
     Shutdown,
@@ -45,15 +43,11 @@ def page():
         (5, b"", Halted()),
         (8, b"", Shutdown()),
         (10, b"", Kicked()),
-        (9, struct.pack("<QI", 0x80000021, 3), FailEntry(0x80000021, 3)),
-        (17, struct.pack("<II2Q", 1, 2, 0xF1, 0xF2), InternalError(1, (0xF1, 0xF2))),
-        (17, struct.pack("<II", 3, 0xFFFFFFFF) + b"\1" * 128, InternalError(3, (0x0101010101010101,) * 16)),
         (24, struct.pack("<IIQ", 2, 1, 7), SystemEvent("reset", (7,))),
         (24, struct.pack("<II", 77, 0), SystemEvent("system event 77")),
-        (39, struct.pack("<3Q", 8, 0x1000, 0x2000), MemoryFault(0x1000, 0x2000, 8)),
+        (39, struct.pack("<3Q", 0, 0x1000, 0x2000), MemoryFault(0x1000, 0x2000)),
+        (39, struct.pack("<3Q", 8, 0x1000, 0x2000), MemoryFault(0x1000, 0x2000, 8, "the access was to private memory")),
         (4, struct.pack("<II3Q", 1, 0, 0x1234, 0x4000, 0x400), DebugTrap(1, 0x1234, 0x4000, 0x400)),
-        (37, struct.pack("<II", 1, 0), UnknownExit(37, "NOTIFY", (1,))),
-        (0, struct.pack("<Q", 99), UnknownExit(0, "UNKNOWN", (99, 0, 0, 0))),
         (0xFFFFFFFF, b"", UnknownExit(0xFFFFFFFF, "?", (0, 0, 0, 0))),
     ],
 )
@@ -61,6 +55,84 @@ def test_an_exit_is_decoded(page, reason, union, found):
     struct.pack_into("<I", page.mapping, EXIT_REASON, reason)
     page.mapping[UNION : UNION + len(union)] = union
     assert decode(page) == found
+
+
+@pytest.mark.parametrize(
+    ("reason", "union", "words", "fields"),
+    [
+        (0, struct.pack("<Q", 99), "UNKNOWN", {"hardware_exit_reason": 99}),
+        (1, struct.pack("<II", 14, 2), "EXCEPTION", {"exception": 14, "error_code": 2}),
+        (
+            3,
+            struct.pack("<9Q", 12, *range(1, 7), 0x77, 1),
+            "HYPERCALL",
+            {"nr": 12, **{f"args[{i}]": i + 1 for i in range(6)}, "ret": 0x77, "longmode": 1},
+        ),
+        (7, b"\xff" * 32, "(IRQ_WINDOW_OPEN) that nobody here handles: the guest would take an interrupt", {}),
+        (12, struct.pack("<QI", 0x1234, 1), "TPR_ACCESS", {"rip": 0x1234, "is_write": 1}),
+        (26, b"\x31", "IOAPIC_EOI", {"vector": 0x31}),
+        (
+            27,
+            struct.pack("<IIIIQQQ", 1, 0, 0x40000080, 0, 5, 6, 7),
+            "(HYPERV) that nobody here handles: the guest has set up the synthetic",
+            {"type": 1, "msr": 0x40000080, "control": 5, "evt_page": 6, "msg_page": 7},
+        ),
+        (
+            27,
+            struct.pack("<II4Q", 2, 0, 3, 4, 5, 6),
+            "(HYPERV) that nobody here handles: a Hyper-V hypercall",
+            {"type": 2, "input": 3, "result": 4, "params[0]": 5, "params[1]": 6},
+        ),
+        (
+            29,
+            struct.pack("<QIIQ", 0, 4, 0x1B, 0),
+            "RDMSR by the guest: the VM's MSR filter denies it",
+            {"error": 0, "reason": 4, "index": 0x1B, "data": 0},
+        ),
+        (
+            30,
+            struct.pack("<QIIQ", 0, 64, 0x1B, 7),
+            "WRMSR by the guest: for a reason without a name",
+            {"error": 0, "reason": 64, "index": 0x1B, "data": 7},
+        ),
+        (31, b"", "(DIRTY_RING_FULL) that nobody here handles: the ring of dirty pages is full", {}),
+        (
+            34,
+            struct.pack("<4I8Q", 1, 0, 1, 3, *range(8)),
+            "(XEN) that nobody here handles: a Xen hypercall",
+            {"type": 1, "longmode": 1, "cpl": 3, "input": 0, "result": 1, **{f"params[{i}]": i + 2 for i in range(6)}},
+        ),
+        (37, struct.pack("<II", 1, 0), "its state is corrupt", {"flags": 1}),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else "",
+)
+def test_an_exit_that_nobody_handles_has_its_fields_by_name(page, reason, union, words, fields):
+    struct.pack_into("<I", page.mapping, EXIT_REASON, reason)
+    page.mapping[UNION : UNION + len(union)] = union
+    found = decode(page)
+    assert isinstance(found, UnknownExit)
+    assert dict(found.fields) == fields
+    assert words in found.describe()
+    for name, value in fields.items():
+        assert f"{name} {value:#x}" in found.describe()
+
+
+@pytest.mark.parametrize("reason", [27, 34, 33, 99])
+def test_an_exit_of_a_type_that_is_not_known_is_told_by_its_words_at_most(page, reason):
+    struct.pack_into("<I", page.mapping, EXIT_REASON, reason)
+    page.mapping[UNION : UNION + 256] = b"\xff" * 256
+    found = decode(page)
+    assert found.fields == ()
+    assert set(found.data) <= {(1 << 64) - 1}
+    assert found.describe().startswith(f"exit {reason} (")
+
+
+@pytest.mark.parametrize("reason", range(64))
+@pytest.mark.parametrize("filling", [b"\x00", b"\x01", b"\xff"])
+def test_any_exit_can_be_decoded_and_described_in_a_line(page, reason, filling):
+    struct.pack_into("<I", page.mapping, EXIT_REASON, reason)
+    page.mapping[UNION : UNION + 256] = filling * 256
+    assert "\n" not in decode(page).describe()
 
 
 def devices():

@@ -38,7 +38,7 @@ from event_layout import (
 )
 
 from anyvisor.bus import Bus
-from anyvisor.exits import Exit
+from anyvisor.exits import Exit, GuestException, Shutdown
 from anyvisor.memory import GuestMemory, Region
 from anyvisor.x86_64.control import Cr0, Cr4, Efer
 from anyvisor.x86_64.state import DescriptorTable, Regs, SegmentRegister, Sregs
@@ -64,11 +64,12 @@ class Seen:
 
 @attrs.frozen
 class Outcome:
-    """What became of a guest: why it came back, its RAM, and its log."""
+    """What became of a guest: why it came back, its RAM, its log, and what is told of a shutdown."""
 
     exit: Exit
     ram: bytes
     log: tuple[Seen, ...]
+    told: tuple[GuestException, ...] = ()
 
     @property
     def events(self):
@@ -137,7 +138,8 @@ class Guest:
             ram = bytes(memory.read(0, RAM_BYTES))
         finally:
             memory.close()
-        return Outcome(left, ram, tuple(log(ram, self.mode)))
+        told = left.exceptions if isinstance(left, Shutdown) else ()
+        return Outcome(Shutdown() if isinstance(left, Shutdown) else left, ram, tuple(log(ram, self.mode)), told)
 
 
 def log(ram, mode):

@@ -94,7 +94,7 @@ def test_interrupts_that_are_pending_together_come_one_after_the_other(any_guest
 def test_an_interrupt_that_cannot_be_delivered_is_a_shutdown_at_once(any_guest):
     made = wired(any_guest, "sti; nop; incq DATA; jmp .", VECTOR)
     made.vcpu.put(attrs.evolve(made.vcpu.get(Sregs), idt=DescriptorTable(0, 0)))
-    assert made.run() == Shutdown()
+    assert isinstance(made.run(), Shutdown)
     assert made.word() in (0, 1)
 
 
