@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 from anyvisor.bus import Bus
 from anyvisor.closing import Closing
 from anyvisor.errors import HypervisorError, Unsupported
-from anyvisor.exits import Exit, Kicked
+from anyvisor.exits import Exit, Kicked, Shutdown
+from anyvisor.flight import IN, OUT, ExitRing
 from anyvisor.interrupts import InterruptSource
 from anyvisor.states import VcpuState
 from anyvisor_kvm.abi import ExitReason
@@ -29,6 +30,7 @@ from anyvisor_kvm.exits import decode
 from anyvisor_kvm.fds import VcpuFd
 from anyvisor_kvm.intr_pin import IntrPin
 from anyvisor_kvm.kick import Kicker
+from anyvisor_kvm.noting import Noting, RingNoting
 from anyvisor_kvm.odd_io import MASKS, odd_mmio, string_io
 from anyvisor_kvm.port_io import PortAccess, port_access
 from anyvisor_kvm.ring import CoalescedRing
@@ -63,6 +65,8 @@ class KvmVcpu(Closing):
         self._synced = architecture.sync(fd, page)
         self._ring = ring
         self._kicker = Kicker(fd, page.u8, kick_signal)
+        self._noting = Noting()
+        self._shutdown = architecture.shutdown_lost_state, architecture.undelivered
         self._drive = self._loop
         """What runs the guest: the loop alone, or with it an INTR pin."""
 
@@ -86,6 +90,11 @@ class KvmVcpu(Closing):
         """
         self._synced.keep(kinds)
 
+    def record_exits(self, ring: ExitRing) -> bool:
+        """Note every access in `ring` from now on, with RIP where KVM can keep it in the run page."""
+        self._noting = RingNoting(ring, self._page, self._synced)
+        return True
+
     def run(self, bus: Bus) -> Exit:
         """Run the guest until there is something to decide on; see `Vcpu.run`.
 
@@ -101,6 +110,7 @@ class KvmVcpu(Closing):
 
     def _run(self, bus: Bus) -> Exit:
         self._synced.forget()
+        self._noting.baseline()
         try:
             found = self._drive(bus)
         except BaseException:
@@ -110,44 +120,58 @@ class KvmVcpu(Closing):
         self._synced.refresh()
         if isinstance(found, Kicked):
             self._kicker.kicked()
-        return found
+        return self._last_words() if isinstance(found, Shutdown) else found
 
-    def _loop(self, bus: Bus) -> Exit:  # noqa: PLR0912 - a call for each exit costs as much as all of this
-        number, ring, page = self._fd.number, self._ring, self._page
+    def _last_words(self) -> Shutdown:
+        """A triple fault, with what is still known of it."""
+        lost_state, undelivered = self._shutdown
+        is_lost = lost_state(self._fd)
+        if is_lost:
+            self._noting.state_was_lost()
+        return Shutdown(undelivered(self._fd), is_lost)
+
+    def _loop(self, bus: Bus) -> Exit:  # noqa: C901, PLR0912 - a call for each exit costs as much as all of this
+        number, ring, page, noting = self._fd.number, self._ring, self._page, self._noting
         mapping, u32, u64 = page.mapping, page.u32, page.u64
-        read_mmio, write_mmio = bus.read_mmio, bus.write_mmio
+        note, rip_at, kept, others, late = noting.on(bus)
         known: dict[int, PortAccess] = {}
         while True:
+            if kept is not None:
+                noting.latest = mapping[kept]
             try:
                 ioctl(number, RUN)
             except OSError as error:
-                if found := self._stopped(error, bus):
+                if found := self._stopped(error, late):
                     return found
                 continue
             if ring.active:
-                ring.drain(page, bus)
-            reason = u32[EXIT_REASON_U32]
-            if reason == EXIT_IO:
-                access = known.get(u64[UNION_U64])
+                ring.drain(page, late)
+            if (reason := u32[EXIT_REASON_U32]) == EXIT_IO:
+                access = known.get(u64[UNION_U64]) or port_access(page, bus, known)
                 if access is None:
-                    access = port_access(page, bus)
-                    if access is None:
-                        string_io(page, bus)
-                        continue
-                    known[u64[UNION_U64]] = access
-                write, read, offset, size, data, index, mask = access
+                    string_io(page, others)
+                    continue
+                write, read, offset, size, data, index, mask, port = access
                 if write is not None:
-                    write(offset, size, data[index])
+                    value = data[index]
+                    if note is not None:
+                        note((OUT, port, size, value, u64[rip_at]))
+                    write(offset, size, value)
                 else:
-                    data[index] = read(offset, size) & mask
+                    value = None
+                    try:
+                        data[index] = value = read(offset, size) & mask
+                    finally:
+                        if note is not None:
+                            note((IN, port, size, value, u64[rip_at]))
             elif reason == EXIT_MMIO:
                 address, value, size, is_write = unpack_mmio(mapping, UNION)
                 if not MASKS[size]:
-                    odd_mmio(page, bus)
+                    odd_mmio(page, others)
                 elif is_write:
-                    write_mmio(address, size, value & MASKS[size])
+                    others.write_mmio(address, size, value & MASKS[size])
                 else:
-                    u64[MMIO_DATA_U64] = read_mmio(address, size)
+                    u64[MMIO_DATA_U64] = others.read_mmio(address, size)
             else:
                 return decode(page)
 

@@ -19,8 +19,10 @@ from anyvisor.bell import make_bell
 from anyvisor.bus import Bus
 from anyvisor.closing import Closing
 from anyvisor.exits import Exit, Halted, Kicked
+from anyvisor.flight import ExitRing
 from anyvisor.interrupts import InterruptSource
 from anyvisor.states import VcpuState
+from anyvisor.tapped_bus import TappedBus
 from anyvisor_mock import rules
 from anyvisor_mock.architecture import Processor
 from anyvisor_mock.desk import public
@@ -47,9 +49,12 @@ class MockVcpu(Closing):
         self._storm = self.desk.saboteur.storm(index)
         self._death = self.desk.saboteur.death(index)
         self._source: InterruptSource | None = None
+        self._flight: ExitRing | None = None
         self._lock = threading.RLock()
         self._bell = make_bell()
         self._runner: int | None = None
+        self._can_be_entered = False
+        """Whether its processor has looked at the states since the last put."""
         self._kicked = False
         self._closed = False
 
@@ -74,6 +79,7 @@ class MockVcpu(Closing):
         operation = f"put {type(state).__name__}"
         self._check(operation)
         self._vm.check_known(operation, type(state))
+        self._can_be_entered = False
         self._processor.put(state)
 
     # -- the life of a run ---------------------------------------------------------------------------------------------
@@ -82,6 +88,7 @@ class MockVcpu(Closing):
     def run(self, bus: Bus) -> Exit:
         """Play the script until there is something to decide on; see `Vcpu.run`. What a device raises comes out."""
         with self._inside():
+            bus = bus if self._flight is None else TappedBus(bus, self._flight)
             found = self._play(bus)
             self._vm.space.deliver(bus)
             return found
@@ -121,7 +128,9 @@ class MockVcpu(Closing):
             return Halted()
         if processor.halted or processor.waits_to_be_started:
             return self._wait()
-        processor.has_run = True
+        if not self._can_be_entered and (refused := processor.refused_entry()):
+            return refused
+        self._can_be_entered = processor.has_run = True
         found = self._player.step(bus)
         if isinstance(found, Exit):
             return found
@@ -162,6 +171,11 @@ class MockVcpu(Closing):
             raise rules.ONE_CONTROLLER.broken("take_interrupts_from", detail)
         self._source = source
         self._processor.has_source = True
+
+    def record_exits(self, ring: ExitRing) -> bool:
+        """Note every access in `ring` from now on."""
+        self._flight = ring
+        return True
 
     @public
     def notify_interrupt(self) -> None:

@@ -102,6 +102,10 @@ class Bus:
             return *self._port_reads[port], self._port_writes[port][1]
         return port, self._nobody_reads, self._nobody_writes
 
+    def name_at(self, address: int, *, port: bool = False) -> str:
+        """The name of who answers at a port or a guest-physical address; empty for nobody, and for one without."""
+        return self._port_names.get(address, "") if port else self._find(address)[5]
+
     def read_port(self, port: int, size_bytes: int) -> int:
         """What an IN of `size_bytes` from `port` gives."""
         try:

@@ -17,6 +17,7 @@ from anyvisor.clock import Clock
 from anyvisor.errors import Unsupported
 from anyvisor.exits import Exit
 from anyvisor.facts import Capability, HostFacts
+from anyvisor.flight import ExitRing
 from anyvisor.interrupts import InterruptSource
 from anyvisor.memory import RamRegion, Region
 from anyvisor.states import VcpuState, VmState
@@ -77,6 +78,13 @@ class Vcpu(Protocol):
     def notify_interrupt(self) -> None:
         """Look at the interrupt source soon: its `pending` has changed. From any thread; `run` does not return."""
         return
+
+    def record_exits(self, ring: ExitRing) -> bool:
+        """Note every access in `ring` from now on (see `anyvisor.flight`), before or after its device is called.
+
+        False for a vCPU that leaves that to its caller, who then notes what the bus is asked.
+        """
+        return False
 
     def kick(self) -> None:
         """Make `run` return soon with `Kicked`; from any thread or signal handler, and from a device that is called.

@@ -23,7 +23,7 @@ from anyvisor_kvm.fds import VcpuFd
 from anyvisor_kvm.hypervisor import open_kvm
 from anyvisor_kvm.kick import Kicker
 from anyvisor_kvm.port_io import PortAccess
-from anyvisor_kvm.run_page import IO, UNION, RunPage
+from anyvisor_kvm.run_page import IO, UNION, UNION_U64, RunPage
 from anyvisor_kvm.vcpu import KvmVcpu
 from anyvisor_kvm.vm import KvmVm
 from anyvisor_kvm.x86_64 import fds, msrs
@@ -66,11 +66,11 @@ def port_data_in_the_wrong_byte_order(patch: pytest.MonkeyPatch) -> None:
     """The most significant byte comes first."""
     real = vcpu.port_access
 
-    def swapped(page: RunPage, bus: Bus) -> PortAccess | None:
-        found = real(page, bus)
+    def swapped(page: RunPage, bus: Bus, known: dict[int, PortAccess]) -> PortAccess | None:
+        found = real(page, bus, {})
         if found is None:
             return None
-        write, read, offset, size, data, index, mask = found
+        write, read, offset, size, data, index, mask, port = found
 
         def turn(value: int) -> int:
             return int.from_bytes(value.to_bytes(size, "big"), "little")
@@ -81,7 +81,9 @@ def port_data_in_the_wrong_byte_order(patch: pytest.MonkeyPatch) -> None:
         def read_turned(at: int, size_bytes: int) -> int:
             return turn(read(at, size_bytes) & mask)
 
-        return write and write_turned, read_turned, offset, size, data, index, mask
+        turned = write and write_turned, read_turned, offset, size, data, index, mask, port
+        known[page.u64[UNION_U64]] = turned
+        return turned
 
     patch.setattr(vcpu, "port_access", swapped)
 

@@ -20,6 +20,7 @@ from anyvisor.x86_64.state import MpState, Regs, Sregs, VcpuEvents
 from anyvisor_kvm.run_page import SYNC_REGS, VALID_REGS_U64, RunPage
 from anyvisor_kvm.x86_64 import abi
 from anyvisor_kvm.x86_64.events import events_from_kvm
+from anyvisor_kvm.x86_64.extension import host_extension
 from anyvisor_kvm.x86_64.fds import X86VcpuFd
 from anyvisor_kvm.x86_64.states import regs_from_kvm, sregs_from_kvm
 
@@ -30,6 +31,11 @@ KINDS: dict[type[VcpuState], tuple[int, int, type[Any], Callable[[Any], VcpuStat
 }
 """KVM's bit, the offset among the synced registers, the structure there, and how to read it."""
 NOTHING: frozenset[type[VcpuState]] = frozenset()
+RIP_U64 = (SYNC_REGS + abi.kvm_sync_regs.regs.offset + abi.kvm_regs.rip.offset) // 8
+REGS_AND_SREGS = slice(SYNC_REGS, SYNC_REGS + abi.kvm_sync_regs.events.offset)
+"""The two lie one behind the other."""
+RESET_AT_DEATH = "svm"
+"""The extension with which KVM resets a vCPU that shuts down."""
 
 
 class SyncedRegisters:
@@ -37,8 +43,10 @@ class SyncedRegisters:
 
     def __init__(self, fd: X86VcpuFd, page: RunPage):
         self._available = fd.sync_bits
+        self._fd = fd
         self._page = page
         self._kept = NOTHING
+        self._recorded = 0
         self._fresh = NOTHING
         """Of which states the page holds what the vCPU has."""
 
@@ -48,7 +56,7 @@ class SyncedRegisters:
             if kind not in KINDS or not KINDS[kind][0] & self._available:
                 raise Unsupported(f"KVM cannot keep {kind.__name__} in the run page; leave it out of keep_in_sync")
             bits |= KINDS[kind][0]
-        self._page.u64[VALID_REGS_U64] = bits
+        self._page.u64[VALID_REGS_U64] = bits | self._recorded
         self._kept, self._fresh = frozenset(kinds), NOTHING
 
     def get(self, kind: type[VcpuState]) -> VcpuState | None:  # noqa: D102
@@ -64,3 +72,18 @@ class SyncedRegisters:
 
     def refresh(self) -> None:  # noqa: D102
         self._fresh = self._kept
+
+    def record(self) -> tuple[int, slice | None]:  # noqa: D102
+        dies_reset = host_extension() == RESET_AT_DEATH
+        wanted = abi.KVM_SYNC_X86_REGS | (abi.KVM_SYNC_X86_SREGS if dies_reset else 0)
+        self._recorded = wanted & self._available
+        self._page.u64[VALID_REGS_U64] |= self._recorded
+        return RIP_U64, REGS_AND_SREGS if dies_reset else None
+
+    def fill(self) -> None:  # noqa: D102
+        self._page.mapping[REGS_AND_SREGS] = bytes(self._fd.get_regs()) + bytes(self._fd.get_sregs())
+
+    def states_in(self, kept: bytes) -> dict[type[VcpuState], VcpuState]:  # noqa: D102
+        start = abi.kvm_sync_regs.sregs.offset
+        regs, sregs = abi.kvm_regs.from_buffer_copy(kept), abi.kvm_sregs.from_buffer_copy(kept, start)
+        return {Regs: regs_from_kvm(regs), Sregs: sregs_from_kvm(sregs)}

@@ -23,6 +23,7 @@ from anyvisor.codec import name_of
 from anyvisor.errors import PlanError
 from anyvisor.exits import Exit
 from anyvisor.facts import HostFacts
+from anyvisor.flight import ExitRing
 from anyvisor.hypervisor import Hypervisor, Vcpu, Vm
 from anyvisor.interrupts import InterruptSource
 from anyvisor.memory import RamRegion, Region
@@ -32,6 +33,7 @@ from anyvisor.recording.format import encode
 from anyvisor.recording.log import Log
 from anyvisor.recording.trace import HYPERVISOR, Argument, Call, RunBegan, RunEnded, Trace
 from anyvisor.states import State, VcpuState, VmState
+from anyvisor.tapped_bus import records_exits
 
 S = TypeVar("S", bound=VcpuState)
 M = TypeVar("M", bound=VmState)
@@ -226,6 +228,10 @@ class RecordingVcpu(Noting):
         """Look at the interrupt source soon."""
         self._log.add(self._notify)
         self.inner.notify_interrupt()
+
+    def record_exits(self, ring: ExitRing) -> bool:
+        """Note every access in `ring`, too; what is no part of the trace."""
+        return records_exits(self.inner, ring)
 
     def kick(self) -> None:
         """Make `run` return soon."""

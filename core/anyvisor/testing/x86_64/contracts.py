@@ -5,6 +5,7 @@ from __future__ import annotations
 from anyvisor.testing.x86_64.addresses import HighAddressesContract
 from anyvisor.testing.x86_64.control import ControlRegistersContract
 from anyvisor.testing.x86_64.cpuid import CpuidContract
+from anyvisor.testing.x86_64.flight import FlightContract
 from anyvisor.testing.x86_64.fpu import FpuContract
 from anyvisor.testing.x86_64.mmio import MmioContract
 from anyvisor.testing.x86_64.mmio_instructions import MmioInstructionsContract
@@ -27,6 +28,7 @@ class X86Contracts(
     MmioContract,
     MmioInstructionsContract,
     HighAddressesContract,
+    FlightContract,
     ModesContract,
     SegmentsContract,
     RegistersContract,
