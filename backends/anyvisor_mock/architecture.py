@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from anyvisor.errors import Unsupported
+from anyvisor.exits import Exit
 from anyvisor.facts import HostFacts
 from anyvisor.states import VcpuState, VmState
 
@@ -31,6 +32,10 @@ class Processor(Protocol):
     @property
     def interrupts_on(self) -> bool:
         """Whether it takes interrupts."""
+        ...
+
+    def refused_entry(self) -> Exit | None:
+        """What there is in place of an entry, if the host's processor refuses to enter it as it is."""
         ...
 
     def get(self, kind: type[VcpuState]) -> Any:

@@ -88,7 +88,7 @@ FAULTS = {
         """,
         {"anyvisor_gdt"},
         "test_a_processor_would_enter_the_plan",
-        "vCPU 0: TR (0x20) holds no busy task-state segment (type 0x9) (SDM Vol. 3, 27.3.1.2)",
+        "vCPU 0 TR: holds no busy task-state segment *tr-is-busy* (found type 0x9 (tss64), wanted type 0xb *27.3.1.2)",
     ),
     "GDT without the selectors of the boot protocol": (
         """
@@ -221,7 +221,7 @@ FAULTS = {
         """,
         {"anyvisor_registers"},
         "test_a_processor_would_enter_the_plan",
-        "vCPU 0: long mode is active without CR4.PAE (SDM Vol. 3, 27.3.1.1)",
+        "vCPU 0 CR4: long mode without PAE *long-mode-needs-pae*SDM Vol. 3, 27.3.1.1; APM Vol. 2, 15.5.1)",
     ),
     "MSR that no host has": (
         """

@@ -10,10 +10,10 @@ from anyvisor.errors import ConfigError, KernelImageError
 from anyvisor.facts import Capability
 from anyvisor.plugins import PluginChoice, choosing, load_plugins
 from anyvisor.x86_64.e820 import E820Type
+from anyvisor.x86_64.entry_checks import check_plan
 from anyvisor.x86_64.gdt import BOOT_GDT, FLAT32_GDT
 from anyvisor.x86_64.pvh import Handover
 from anyvisor.x86_64.state import Regs, Sregs
-from anyvisor.x86_64.vm_entry import problems
 from multiboot_kernels import elf32 as multiboot_elf32
 
 I386 = Patch(XLOADFLAGS, "H", 0)
@@ -64,7 +64,7 @@ def taken_by(plan):
 def test_an_image_is_booted_by_its_looks(image, planned):
     plan = planned(IMAGES[image])
     assert taken_by(plan) == [PROVIDERS[BY_LOOKS[image]]] * 3
-    assert problems(plan) == []
+    assert check_plan(plan) == []
     fields = plan.vcpus[0].state(Sregs).fields
     long_mode = BY_LOOKS[image] == "linux64"
     assert (fields["cr0"].pg, bool(fields["efer"].lma)) == (long_mode, long_mode)
@@ -78,7 +78,7 @@ def test_an_image_is_booted_by_what_it_speaks_and_refused_otherwise(image, proto
     if protocol in SPEAKS[image]:
         plan = planned(IMAGES[image], protocol=protocol)
         assert taken_by(plan) == [PROVIDERS[protocol]] * 3
-        assert problems(plan) == []
+        assert check_plan(plan) == []
     else:
         with pytest.raises(KernelImageError):
             planned(IMAGES[image], protocol=protocol)

@@ -7,9 +7,9 @@ from anyvisor.config import MachineConfig, Raw
 from anyvisor.errors import ConfigError, KernelImageError, PlanError
 from anyvisor.memory import MIB
 from anyvisor.plan import FileSlice
+from anyvisor.x86_64.entry_checks import check_plan
 from anyvisor.x86_64.raw import load_raw
 from anyvisor.x86_64.state import Regs, Sregs
-from anyvisor.x86_64.vm_entry import problems
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_only_what_the_mode_needs_is_placed(mode, pieces, image):
     assert [step.hook for step in plan.steps if step.hook in {"anyvisor_gdt", "anyvisor_page_tables"}] == [
         f"anyvisor_{name}" for name in ("gdt", "page_tables") if name.replace("_", " ").replace("gdt", "GDT") in pieces
     ]
-    assert problems(plan) == []
+    assert check_plan(plan) == []
     assert plan.vcpus[0].state(Regs).rip == 0x7C00
     assert plan.vcpus[0].state(Sregs).fields["cr0"].pe == (mode != "real")
 

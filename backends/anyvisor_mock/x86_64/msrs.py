@@ -10,6 +10,7 @@ from anyvisor.x86_64.control import ApicBase
 from anyvisor.x86_64.cpuid import Cpuid
 from anyvisor.x86_64.features import Feature
 from anyvisor.x86_64.msrs import Msr, MsrEntry, MtrrDefType
+from anyvisor.x86_64.state import Sregs
 from anyvisor_mock.rules import Rule
 from anyvisor_mock.x86_64 import rules
 from anyvisor_mock.x86_64.sregs import address_bits, broken_apic_base
@@ -27,6 +28,16 @@ EFER_BITS = 0xFD01 & ~0x8000
 """SCE, LME, LMA, NXE, SVME, LMSLE, FFXSR."""
 PAT_TYPES, MTRR_TYPES = (0, 1, 4, 5, 6, 7), (0, 1, 4, 5, 6)
 LINEAR_BITS = 48
+
+
+def shared(sregs: Sregs) -> dict[int, int]:
+    """Those that Sregs hold, too."""
+    return {
+        Msr.EFER: int(sregs.efer),
+        Msr.APIC_BASE: int(sregs.apic_base),
+        Msr.FS_BASE: sregs.fs.base,
+        Msr.GS_BASE: sregs.gs.base,
+    }
 
 
 def broken_rule(entry: MsrEntry, table: Cpuid, listed: frozenset[int]) -> Rule | None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import attrs
 
 from anyvisor.errors import Unsupported
+from anyvisor.exits import FailEntry
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.states import VcpuState
 from anyvisor.x86_64.control import ApicBase, Efer, Rflags
@@ -35,6 +36,7 @@ from anyvisor.x86_64.state import (
 )
 from anyvisor_mock.rules import Rule
 from anyvisor_mock.x86_64 import apic, cpuid, events, msrs, rules, sregs, xsave
+from anyvisor_mock.x86_64.entry import LOOKED_AT, refused
 from anyvisor_mock.x86_64.widths import check_widths
 
 S = TypeVar("S", bound=VcpuState)
@@ -88,6 +90,10 @@ class X86Processor:
         """RFLAGS.IF."""
         return self._now(Regs).rflags.interrupt_enable
 
+    def refused_entry(self) -> FailEntry | None:
+        """The exit that there is in place of an entry, if the host's processor refuses it."""
+        return refused({kind: self.get(kind) for kind in LOOKED_AT}, self._facts)
+
     # -- getting -------------------------------------------------------------------------------------------------------
 
     def get(self, kind: type[VcpuState]) -> Any:
@@ -134,14 +140,8 @@ class X86Processor:
         found = {index: value for index, value in self._msrs.items() if index in self._msrs_listed}
         if Msr.TSC in found:
             found[Msr.TSC] = (found[Msr.TSC] + time.monotonic_ns() - self._tsc_began) & (1 << 64) - 1
-        return Msrs.of({**found, **{index: value for index, value in self._shared_msrs().items() if index in found}})
-
-    def _shared_msrs(self) -> dict[int, int]:
-        now = self._now(Sregs)
-        return {
-            Msr.EFER: int(now.efer), Msr.APIC_BASE: int(now.apic_base),
-            Msr.FS_BASE: now.fs.base, Msr.GS_BASE: now.gs.base,
-        }  # fmt: skip
+        shared = msrs.shared(self._now(Sregs))
+        return Msrs.of({**found, **{index: value for index, value in shared.items() if index in found}})
 
     # -- putting -------------------------------------------------------------------------------------------------------
 

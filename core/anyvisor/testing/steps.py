@@ -202,8 +202,8 @@ class StepTests:
     def test_a_processor_would_enter_the_plan(self, trial: Trial, settings: list[Setting]) -> None:
         """The registers do not contradict each other."""
         for setting in settings:
-            if found := part(setting.facts.architecture, "vm_entry").problems(trial.plan(setting)):
-                fail(f"a processor refuses to enter this plan ({setting}):\n" + "\n".join(found))
+            if found := part(setting.facts.architecture, "entry_checks").check_plan(trial.plan(setting)):
+                fail(f"a processor refuses to enter this plan ({setting}):\n" + "\n".join(map(str, found)))
 
     def test_the_plan_can_be_launched(self, trial: Trial, config: MachineConfig, hypervisor: Hypervisor) -> None:
         """The hypervisor takes all of a plan for it, and nothing stays open. The mock refuses what KVM refuses."""

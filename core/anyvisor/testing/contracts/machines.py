@@ -12,11 +12,11 @@ import attrs
 import pytest
 
 from anyvisor.architectures import part
-from anyvisor.crew import Phase
 from anyvisor.facts import Capability
 from anyvisor.hypervisor import Hypervisor
 from anyvisor.launch import launch
 from anyvisor.machine import Machine
+from anyvisor.outcome import Phase
 from anyvisor.states import Change
 from anyvisor.testing.bench import OTHER_PORTS, PORTS, guests_of
 from anyvisor.testing.contracts.contract import Contract
