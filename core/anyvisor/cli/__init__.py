@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "boot": ("anyvisor.cli.boot:boot", "Boot a kernel, with its console on this terminal."),
         "plan": ("anyvisor.cli.plan:plan", "Show what a boot would put where; needs no hypervisor."),
+        "check": ("anyvisor.cli.check:check", "Check a plan for what would keep its guest from starting."),
         "cpuid": ("anyvisor.cli.cpuid:cpuid", "Look at CPU models: which processor a guest sees."),
         "dump": ("anyvisor.cli.dump:dump", "Write the tables of a plan as raw bytes, for other tools."),
         "decode": ("anyvisor.cli.decode:decode", "Read tables of any make back into words."),

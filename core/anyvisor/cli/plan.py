@@ -55,7 +55,7 @@ def plan(
     if svg:
         _draw(made, svg)
     if kept:
-        difference = _kept(kept).diff(made)
+        difference = kept_plan(kept).diff(made)
         print_json(difference.to_data()) if as_json else click.echo(str(difference))
     elif decoded:
         print_json([each.to_data() for each in _sections(made, facts)])
@@ -84,7 +84,8 @@ def _draw(made: BootPlan, path: Path) -> None:
         say(f"wrote {path}")
 
 
-def _kept(path: Path) -> BootPlan:
+def kept_plan(path: Path) -> BootPlan:
+    """The plan in a file that `anyvisor plan --json` wrote; PlanError when it is none."""
     from anyvisor.errors import PlanError
     from anyvisor.plan import BootPlan
 

@@ -36,6 +36,8 @@ E820_ENTRIES, SENTINEL, E820_TABLE = 0x1E8, 0x1EF, 0x2D0
 UNDEFINED_LOADER = 0xFF
 """`type_of_loader` of a loader that has no number of its own."""
 LOW_HALF = (1 << 32) - 1
+MOST_COMMAND_LINE_BYTES = 1 << 16
+"""As much of a command line as is read, whatever the header says; no kernel takes more."""
 
 ELF_HEADER = SetupHeader(
     boot_flag=setup_header.BOOT_FLAG,
@@ -65,7 +67,7 @@ class BootParams:
 
     def command_line(self, read: Callable[[int, int], bytes]) -> str:
         """The command line that it leads to; `read(guest_address, size_bytes)` reads guest memory."""
-        longest = self.header.cmdline_size + 1
+        longest = min(self.header.cmdline_size, MOST_COMMAND_LINE_BYTES) + 1
         return read(self.command_line_address, longest).partition(b"\0")[0].decode("ascii", "replace")
 
     @property
