@@ -13,11 +13,11 @@ import test_hooks_steps
 from anyvisor import open_hypervisor
 from anyvisor.assemble import assemble
 from anyvisor.cli import cli
-from anyvisor.crew import Outcome, Phase
 from anyvisor.errors import PluginError
 from anyvisor.exits import SystemEvent
 from anyvisor.launch import launch
 from anyvisor.memory import Region
+from anyvisor.outcome import Outcome, Phase
 from anyvisor.plan import DeviceSpec
 from anyvisor.plugins import PluginWarning, hook_names, load_plugins
 from anyvisor.x86_64.gdt import BOOT_GDT

@@ -5,13 +5,13 @@ import attrs
 import pytest
 
 from anyvisor import hookimpl
-from anyvisor.crew import Outcome, Phase
 from anyvisor.errors import ExpectError, GuestError, HypervisorError, PluginError, Unsupported
 from anyvisor.exits import FailEntry, Halted, InternalError, Shutdown, SystemEvent, UnknownExit
 from anyvisor.facts import Capability
 from anyvisor.launch import launch
 from anyvisor.machine import Machine
 from anyvisor.memory import MIB, Region
+from anyvisor.outcome import Outcome, Phase
 from anyvisor.plan import Blob, BootPlan, DeviceSpec, FileSlice, VcpuPlan
 from anyvisor.plugins import load_plugins
 from anyvisor.states import Change

@@ -11,7 +11,6 @@ from anyvisor.assemble import assemble
 from anyvisor.backends import generic_facts, hypervisors, open_hypervisor
 from anyvisor.common import common_facts
 from anyvisor.config import MachineConfig, Topology
-from anyvisor.crew import Outcome
 from anyvisor.errors import (
     AnyvisorError,
     ConfigError,
@@ -31,6 +30,7 @@ from anyvisor.facts import Capability, HostFacts
 from anyvisor.hookspecs import hookimpl
 from anyvisor.launch import boot, launch
 from anyvisor.machine import Machine
+from anyvisor.outcome import Outcome
 from anyvisor.plan import Blob, BootPlan, DeviceSpec, FileSlice
 
 __version__ = "0.1.0"

@@ -7,68 +7,61 @@ or ends. A kick that arrives while the thread is not in `run` makes the next `ru
 
 from __future__ import annotations
 
-import enum
+import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import attrs
 
 from anyvisor.bus import Bus
-from anyvisor.diagnose import device_failure
+from anyvisor.diagnosis.death import device_failure
 from anyvisor.errors import AnyvisorError, GuestError
 from anyvisor.exits import Exit, Kicked
+from anyvisor.flight import ExitRing
 from anyvisor.hypervisor import Vcpu
-
-
-class Phase(enum.Enum):
-    """Where a machine is in its life."""
-
-    READY = "ready"
-    STARTING = "starting"
-    RUNNING = "running"
-    PAUSED = "paused"
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-
-
-@attrs.frozen
-class Outcome:
-    """How a machine ended.
-
-    `reason` is `reset` or `shutdown` (the guest asked for it), `halted` (every vCPU halted for good), `stopped` (the
-    host asked for it) or `died`; then `error` says why.
-    """
-
-    reason: str
-    error: BaseException | None = None
+from anyvisor.outcome import DIED, Outcome, Phase
+from anyvisor.panics import Panic
+from anyvisor.tapped_bus import bus_noting
 
 
 class Crew:
     """A thread for each vCPU. What they meet is decided by who owns the crew.
 
-    `decide(vcpu, exit)` says how an exit ends the machine, or None when only this vCPU is done. `ended(outcome)` is
-    called once, by the last thread, before anyone who waits is told.
+    `decide(exit)` gives the reason that an exit is to end the machine, or None when only this vCPU is done; of one that
+    has died, `examine(vcpu, exit)` gives the error. `judge(outcome)` gives the panic and the note that go with an
+    outcome, and `ended(outcome)` is then called once, by the last thread, before anyone who waits is told. `rings` are
+    the flight recorders of the vCPUs, in their order, or none.
     """
 
     def __init__(
         self,
         vcpus: Sequence[Vcpu],
         bus: Bus,
-        decide: Callable[[Vcpu, Exit], Outcome | None],
+        decide: Callable[[Exit], str | None],
+        examine: Callable[[Vcpu, Exit], AnyvisorError],
+        judge: Callable[[Outcome], tuple[Panic | None, str]],
         ended: Callable[[Outcome], None],
+        rings: Sequence[ExitRing] = (),
     ):
         self.phase = Phase.READY
         self.outcome: Outcome | None = None
         self._vcpus = list(vcpus)
-        self._bus = bus
+        self._rings = rings
+        recorded = zip(vcpus, rings, strict=True) if rings else ()
+        self._buses = [bus_noting(vcpu, bus, ring) for vcpu, ring in recorded] or [bus] * len(vcpus)
         self._decide = decide
+        self._examine = examine
+        self._judge = judge
         self._ended = ended
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition(threading.RLock())
         self._parked = 0
         self._alive = 0
+        self._holders = 0
+        self._is_paused = False
+        """Whether who owns the machine has paused it; one that is only held is not."""
 
     def start(self, before: Callable[[], None]) -> None:
         """Call `before`, then let the vCPUs run. Nothing runs if the machine was told to stop by then."""
@@ -88,11 +81,11 @@ class Crew:
                 raise
         with self._changed:
             if self.outcome is None:
-                self.phase = Phase.RUNNING
+                self.phase = Phase.PAUSED if self._holders else Phase.RUNNING
                 self._alive = len(self._vcpus)
                 self._threads = [
-                    threading.Thread(target=self._life, args=(vcpu,), name=f"vcpu{vcpu.index}", daemon=True)
-                    for vcpu in self._vcpus
+                    threading.Thread(target=self._life, args=each, name=f"vcpu{each[0].index}", daemon=True)
+                    for each in itertools.zip_longest(self._vcpus, self._buses, self._rings)
                 ]
         self._start_threads()
 
@@ -100,41 +93,73 @@ class Crew:
         """Park every vCPU between two instructions; GuestError when that takes too long, and then they go on."""
         self._refuse_own_thread("pause")
         with self._changed:
-            if self.phase is not Phase.RUNNING:
-                return
-            self.phase = Phase.PAUSED
-        deadline = time.monotonic() + timeout
+            self._is_paused = self.phase in (Phase.RUNNING, Phase.PAUSED)
         try:
-            self._kick_all()
-            self._wait_until(self._stand_still, deadline, timeout, "pause")
+            self._park(timeout, self._stand_still)
         except AnyvisorError:
             self.resume()
             raise
 
     def resume(self) -> None:
-        """Let parked vCPUs go on."""
+        """Let parked vCPUs go on, once nobody holds them."""
         with self._changed:
-            if self.phase is Phase.PAUSED:
-                self.phase = Phase.RUNNING
-                self._changed.notify_all()
+            self._is_paused = False
+            self._go_on()
 
-    def end(self, outcome: Outcome) -> None:
-        """End the machine soon, without waiting; the first outcome is the one that counts."""
+    @contextmanager
+    def held(self, timeout: float) -> Iterator[None]:
+        """A block in which no vCPU runs; whatever was running goes on behind it, unless it was paused meanwhile.
+
+        GuestError when that takes longer than `timeout` seconds, and then nothing is held.
+        """
+        self._refuse_own_thread("be held")
+        with self._changed:
+            self._holders += 1
+        try:
+            self._park(timeout, lambda: self._parked == self._alive)
+            yield
+        finally:
+            with self._changed:
+                self._holders -= 1
+                self._go_on()
+
+    def _park(self, timeout: float, is_done: Callable[[], bool]) -> None:
+        """Make every vCPU that runs stand still, and wait until that is done."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            was_running = self.phase is Phase.RUNNING
+            self.phase = Phase.PAUSED if was_running else self.phase
+        if was_running:
+            self._kick_all()
+        self._wait_until(is_done, deadline, timeout, "pause")
+
+    def _go_on(self) -> None:
+        if self.phase is Phase.PAUSED and not self._is_paused and not self._holders:
+            self.phase = Phase.RUNNING
+            self._changed.notify_all()
+
+    def end(self, outcome: Outcome) -> bool:
+        """End the machine soon, without waiting; the first outcome is the one that counts. False for another."""
         with self._changed:
             if self.outcome is not None:
-                return
+                return False
             self.outcome = outcome
             self.phase = Phase.STOPPING if self._threads else Phase.STOPPED
             self._changed.notify_all()
         self._kick_all()
+        return True
 
     def fail(self, error: AnyvisorError) -> None:
         """End the machine because of an error. One that is ending already has it, too: it may be why it does not."""
-        self.end(Outcome("died", error))
+        self.end(Outcome(DIED, error))
+        self._blame(error)
+        self._kick_all()
+
+    def _blame(self, error: AnyvisorError) -> None:
+        """Keep an error as the cause of the end, unless there is one."""
         with self._changed:
             assert self.outcome is not None
             self.outcome = attrs.evolve(self.outcome, error=self.outcome.error or error)
-        self._kick_all()
 
     def join(self, timeout: float) -> None:
         """Wait until no thread runs any more, unless called from one; GuestError when one does not answer a kick."""
@@ -161,18 +186,25 @@ class Crew:
 
     # -- a vCPU's thread -----------------------------------------------------------------------------------------------
 
-    def _life(self, vcpu: Vcpu) -> None:
+    def _life(self, vcpu: Vcpu, bus: Bus, ring: ExitRing | None) -> None:
         try:
             while self._may_run():
-                exit_ = vcpu.run(self._bus)
+                exit_ = vcpu.run(bus)
                 if not isinstance(exit_, Kicked):
-                    if outcome := self._decide(vcpu, exit_):
-                        self.end(outcome)
+                    self._ended_run(vcpu, exit_, ring)
                     break
         except BaseException as error:  # noqa: BLE001 - whatever a device or backend raised must reach who waits
             self.fail(device_failure(error, vcpu))
         finally:
             self._retire()
+
+    def _ended_run(self, vcpu: Vcpu, exit_: Exit, ring: ExitRing | None) -> None:
+        """A vCPU is done. One that died ends the machine first and is examined then: nobody else runs on meanwhile."""
+        if ring is not None:
+            ring.ended_run(exit_)
+        reason = self._decide(exit_)
+        if reason and self.end(Outcome(reason)) and reason == DIED:
+            self._blame(self._examine(vcpu, exit_))
 
     def _may_run(self) -> bool:
         """Park while the machine is paused; False when the vCPU's time is over."""
@@ -196,6 +228,9 @@ class Crew:
         """The last vCPU has ended: tell the owner, then wake who waits."""
         self.end(Outcome("halted"))
         assert self.outcome is not None
+        panic, note = self._judge(self.outcome)
+        with self._changed:
+            self.outcome = attrs.evolve(self.outcome, panic=panic, note=note)
         try:
             self._ended(self.outcome)
         except AnyvisorError as error:  # told to who waits, unless there is worse to tell

@@ -7,6 +7,15 @@ from __future__ import annotations
 
 import errno as errno_names
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anyvisor.diagnosis.report import Cause, Report
+    from anyvisor.exits import Exit
+    from anyvisor.finding import Finding
+
+FINDINGS_TOLD = 3
+"""How many findings a message has room for."""
 
 
 class AnyvisorError(Exception):
@@ -58,18 +67,20 @@ class Unsupported(AnyvisorError):
 class HypervisorError(AnyvisorError, OSError):
     """The hypervisor refused an operation. An `OSError`, so `.errno` is there to be looked at.
 
-    `operation` is the name of the call (`KVM_CREATE_VCPU`), `detail` what it was applied to.
+    `operation` is the name of the call (`KVM_CREATE_VCPU`), `detail` what it was applied to. `findings` are the rules
+    that the refused state breaks, as far as that is known; the message has the first of them.
     """
 
     def __init__(self, operation: str, errno: int, detail: str = ""):
         self.operation = operation
         self.detail = detail
+        self.findings: tuple[Finding, ...] = ()
         name = errno_names.errorcode.get(errno, str(errno))
         subject = f"{operation} ({detail})" if detail else operation
         OSError.__init__(self, errno, f"{subject}: {name}, {os.strerror(errno)}")
 
     def __str__(self) -> str:
-        return str(self.strerror)
+        return "\n  ".join([str(self.strerror), *map(str, self.findings[:FINDINGS_TOLD])])
 
 
 class GuestMemoryError(AnyvisorError):
@@ -77,12 +88,29 @@ class GuestMemoryError(AnyvisorError):
 
 
 class GuestError(AnyvisorError):
-    """The guest died or did something nobody handles. `exit` is what the vCPU reported, `vcpu` its index."""
+    """The guest died or did something nobody handles.
 
-    def __init__(self, message: str, *, exit: object = None, vcpu: int | None = None):
+    `exit` is what the vCPU reported, `vcpu` its index. `report` has all that is known of it, and is a page of text as
+    `str(error.report)`; None where no vCPU died.
+    """
+
+    def __init__(
+        self, message: str, *, exit: Exit | None = None, vcpu: int | None = None, report: Report | None = None
+    ):
         self.exit = exit
         self.vcpu = vcpu
+        self.report = report
         super().__init__(message)
+
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        """What the guest may have died of, likeliest first."""
+        return self.report.causes if self.report else ()
+
+    @property
+    def likely(self) -> Cause | None:
+        """The likeliest cause; None where nothing speaks for any."""
+        return self.report.likely if self.report else None
 
 
 class ExpectError(AnyvisorError, TimeoutError):

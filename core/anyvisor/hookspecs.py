@@ -20,9 +20,9 @@ import pluggy
 
 if TYPE_CHECKING:
     from anyvisor.config import MachineConfig
-    from anyvisor.crew import Outcome
     from anyvisor.facts import HostFacts
     from anyvisor.machine import Machine
+    from anyvisor.outcome import Outcome
     from anyvisor.plan import Blob, BootPlan, DeviceSpec, FirmwareTables, Kernel
     from anyvisor.states import Change, VcpuState, VmState
     from anyvisor.x86_64.cpuid import Cpuid

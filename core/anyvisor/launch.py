@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from anyvisor.assemble import assemble
 from anyvisor.backends import open_hypervisor
@@ -17,8 +18,10 @@ from anyvisor.bus import Bus
 from anyvisor.config import MachineConfig
 from anyvisor.console import Console
 from anyvisor.device import Device, DeviceContext, attach
-from anyvisor.errors import GuestMemoryError, KernelImageError, PluginError, Unsupported
+from anyvisor.diagnosis.refusal import broken_rules
+from anyvisor.errors import ConfigError, GuestMemoryError, HypervisorError, KernelImageError, PluginError, Unsupported
 from anyvisor.facts import Capability, HostFacts
+from anyvisor.flight import CAPACITY, ExitRing
 from anyvisor.hypervisor import Hypervisor, Vcpu, Vm
 from anyvisor.interrupts import InterruptWiring
 from anyvisor.machine import Machine
@@ -26,6 +29,9 @@ from anyvisor.memory import GuestMemory, format_size
 from anyvisor.plan import Blob, BootPlan, DeviceSpec, VcpuPlan, state_names
 from anyvisor.plugins import Plugins, blaming, default_plugins, import_target
 from anyvisor.states import Change
+
+if TYPE_CHECKING:
+    from anyvisor.exit_trace import ExitTrace
 
 
 def launch(
@@ -35,12 +41,15 @@ def launch(
     *,
     overcommit: bool = False,
     shared_memory: bool = False,
+    keep_exits: int = CAPACITY,
+    trace_exits: ExitTrace | None = None,
 ) -> Machine:
     """Carry the plan out: a `Machine` ready to `start`, paused before its first instruction.
 
-    The machine owns what was made for it; close it before the hypervisor. GuestMemoryError when the host has less RAM
-    than the plan wants and `overcommit` is not set, Unsupported when the hypervisor cannot do what the plan needs,
-    HypervisorError when it refuses a state.
+    The machine owns what was made for it; close it before the hypervisor. The last `keep_exits` exits of each vCPU are
+    in `Machine.flight` (0: there is no flight recorder); `trace_exits` gets all of them, and stays the caller's to
+    close. GuestMemoryError when the host has less RAM than the plan wants and `overcommit` is not set, Unsupported when
+    the hypervisor cannot do what the plan needs, HypervisorError when it refuses a state.
     """
     plugins = plugins or default_plugins()
     _check(plan, hypervisor.facts)
@@ -54,10 +63,21 @@ def launch(
         stack.pop_all()
         stack.callback(_give_back, vm, memory)
         vcpus = _build(plan, vm, memory)
-        machine = Machine(plan, vm, vcpus, memory, Bus(), plugins)
+        bus = Bus()
+        flight = _flight(vcpus, bus, keep_exits, trace_exits)
+        machine = Machine(plan, vm, vcpus, memory, bus, plugins, flight)
         _add_devices(plan, machine, stack)
         machine.own(stack.pop_all())
         return machine
+
+
+def _flight(vcpus: list[Vcpu], bus: Bus, keep_exits: int, trace: ExitTrace | None) -> list[ExitRing]:
+    """A flight recorder for each vCPU."""
+    if keep_exits < 0:
+        raise ConfigError(f"keep_exits: {keep_exits} is no number of exits; 0 is for none")
+    if trace is None:
+        return [ExitRing(keep_exits) for _ in vcpus] if keep_exits else []
+    return [trace.ring(vcpu.index, bus, keep_exits) for vcpu in vcpus]
 
 
 def _give_back(vm: Vm, memory: GuestMemory) -> None:
@@ -101,13 +121,19 @@ def _build(plan: BootPlan, vm: Vm, memory: GuestMemory) -> list[Vcpu]:
     for state in plan.vm_states_after:
         vm.put(state)
     for vcpu, wanted in zip(vcpus, plan.vcpus, strict=True):
-        _set_states(vcpu, wanted)
+        _set_states(plan, vcpu, wanted)
     return vcpus
 
 
-def _set_states(vcpu: Vcpu, wanted: VcpuPlan) -> None:
-    for state in wanted.states:
-        vcpu.put(state.apply(vcpu.get(state.kind)) if isinstance(state, Change) else state)
+def _set_states(plan: BootPlan, vcpu: Vcpu, wanted: VcpuPlan) -> None:
+    """Put a vCPU's states, in their order. The error of one that is refused says which rules it breaks."""
+    for each in wanted.states:
+        state = each.apply(vcpu.get(each.kind)) if isinstance(each, Change) else each
+        try:
+            vcpu.put(state)
+        except HypervisorError as error:
+            error.findings = broken_rules(plan, wanted.index, state)
+            raise
 
 
 def _add_devices(plan: BootPlan, machine: Machine, stack: ExitStack) -> None:

@@ -6,21 +6,28 @@ The threads and what happens when they are started, paused and stopped are in `c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from typing import Self
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING, Self
 
-from anyvisor.architectures import part
 from anyvisor.bus import Bus
 from anyvisor.closing import Closing
 from anyvisor.console import Console
-from anyvisor.crew import Crew, Outcome, Phase
-from anyvisor.diagnose import death, device_failure
-from anyvisor.errors import Unsupported
+from anyvisor.crew import Crew
+from anyvisor.diagnosis.death import death, device_failure
+from anyvisor.diagnosis.ending import judge
+from anyvisor.diagnosis.live import Inspection, inspect
+from anyvisor.errors import GuestError, Unsupported
 from anyvisor.exits import Exit, Halted, SystemEvent
+from anyvisor.flight import ExitRing
 from anyvisor.hypervisor import Vcpu, Vm
 from anyvisor.memory import GuestMemory
+from anyvisor.outcome import DIED, Outcome, Phase
+from anyvisor.panics import Panic
 from anyvisor.plan import BootPlan
 from anyvisor.plugins import Plugins
+
+if TYPE_CHECKING:
+    from anyvisor.symbols import Symbols
 
 STOP_SECONDS = 10.0
 """How long a vCPU thread may take to answer a kick before that counts as an error."""
@@ -30,10 +37,19 @@ class Machine(Closing):
     """A virtual machine ready to run. A context manager: leaving it stops the guest and gives everything back.
 
     `vm`, `vcpus`, `memory`, `bus` are the live parts, for those who know what they do while the machine is paused;
-    `consoles` the guest's serial lines by name, `console` the first of them.
+    `consoles` the guest's serial lines by name, `console` the first of them; `flight` the last exits of each vCPU.
     """
 
-    def __init__(self, plan: BootPlan, vm: Vm, vcpus: Sequence[Vcpu], memory: GuestMemory, bus: Bus, plugins: Plugins):
+    def __init__(
+        self,
+        plan: BootPlan,
+        vm: Vm,
+        vcpus: Sequence[Vcpu],
+        memory: GuestMemory,
+        bus: Bus,
+        plugins: Plugins,
+        flight: Sequence[ExitRing] = (),
+    ):
         self.plan = plan
         self.vm = vm
         self.vcpus = list(vcpus)
@@ -41,7 +57,11 @@ class Machine(Closing):
         self.bus = bus
         self.plugins = plugins
         self.consoles: dict[str, Console] = {}
-        self._crew = Crew(self.vcpus, bus, self._decide, self._ended)
+        self.symbols: Symbols | None = None
+        """The names in the guest's kernel, for the report on its death; set it before `start`."""
+        self.flight = tuple(flight)
+        """The flight recorder of each vCPU, by index; empty for a machine that was launched without."""
+        self._crew = Crew(self.vcpus, bus, self._decide, self._examine, self._judge, self._ended, self.flight)
         self._owned = ExitStack()
 
     def own(self, resources: ExitStack) -> None:
@@ -81,6 +101,21 @@ class Machine(Closing):
     def resume(self) -> None:
         """Let a paused machine go on."""
         self._crew.resume()
+
+    def held(self, timeout: float = STOP_SECONDS) -> AbstractContextManager[None]:
+        """A block in which no vCPU runs: `with machine.held(): ...`. What ran before goes on behind it.
+
+        GuestError when a vCPU does not answer within `timeout` seconds; the machine then goes on.
+        """
+        return self._crew.held(timeout)
+
+    def inspect(self, timeout: float = STOP_SECONDS) -> Inspection:
+        """Look at every vCPU: registers, page walks, code, last exits. `print(machine.inspect())` shows a page.
+
+        A machine that runs is paused for it and goes on; one that is paused or has ended stays so. GuestError when
+        a vCPU does not answer within `timeout` seconds; the machine then goes on.
+        """
+        return inspect(self, timeout)
 
     def request_stop(self, reason: str) -> None:
         """End the machine soon, from any thread and without waiting; the first reason given is the one that counts."""
@@ -123,17 +158,22 @@ class Machine(Closing):
                     console.close("closed")
                 self._owned.close()
 
-    def _decide(self, vcpu: Vcpu, exit_: Exit) -> Outcome | None:
-        """What an exit that nobody has answered means for the machine."""
+    def _decide(self, exit_: Exit) -> str | None:
+        """The reason that an exit which nobody has answered gives the machine to end."""
         if isinstance(exit_, Halted):
             return None
         if isinstance(exit_, SystemEvent) and exit_.kind in ("shutdown", "reset"):
-            return Outcome(exit_.kind)
-        return Outcome("died", death(vcpu, exit_, part(self.plan.architecture, "boot").REGISTER_STATES))
+            return exit_.kind
+        return DIED
+
+    def _examine(self, vcpu: Vcpu, exit_: Exit) -> GuestError:
+        return death(self, vcpu, exit_)
+
+    def _judge(self, outcome: Outcome) -> tuple[Panic | None, str]:
+        return judge(self, outcome)
 
     def _ended(self, outcome: Outcome) -> None:
         """The last vCPU has ended."""
-        cause = f": {str(outcome.error).partition(chr(10))[0]}" if outcome.error else ""
         for console in self.consoles.values():
-            console.close(outcome.reason + cause)
+            console.close(": ".join(filter(None, [outcome.reason, outcome.cause])))
         self.plugins.hook.anyvisor_machine_stopped(machine=self, outcome=outcome)

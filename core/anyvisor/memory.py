@@ -94,11 +94,16 @@ class Region:
 
 
 class RamRegion:
-    """One region of guest RAM and the host mapping behind it."""
+    """One region of guest RAM and the host mapping behind it.
+
+    `data` is all of it, for who only reads it, or tells by `wrote` when it has written.
+    """
 
     def __init__(self, region: Region, *, shared: bool = False):
         self.region = region
         self.fd = -1
+        self.host_writes: int | None = None if shared else 0
+        """How often the host has written to it; None where that cannot be known: somebody has a view, or a file."""
         if shared and not hasattr(os, "memfd_create"):
             raise GuestMemoryError(
                 f"cannot map shared guest RAM at {region}: this system ({sys.platform}) has no memfd_create, "
@@ -115,11 +120,22 @@ class RamRegion:
                 f"cannot map {format_size(region.size_bytes)} of guest RAM at {region}: {error}; ask for less memory"
             ) from error
         self.host_address = ctypes.addressof(ctypes.c_char.from_buffer(self.mapping))
-        self.view = memoryview(self.mapping)
+        self.data = memoryview(self.mapping)
+
+    @property
+    def view(self) -> memoryview:
+        """All of it, to be read and written at any time."""
+        self.host_writes = None
+        return self.data
+
+    def wrote(self) -> None:
+        """Count a write of the host's, once it is done."""
+        if self.host_writes is not None:
+            self.host_writes += 1
 
     def close(self) -> None:
         """Give the mapping back. One that a caller still holds a view of goes with that view."""
-        self.view.release()
+        self.data.release()
         with contextlib.suppress(BufferError):
             self.mapping.close()
         self._close_fd()
@@ -160,25 +176,26 @@ class GuestMemory(Closing):
 
     def view(self, guest_address: int, size_bytes: int) -> memoryview:
         """A writable window on `size_bytes` bytes at `guest_address`; no copy. Release it before closing the memory."""
-        for ram in self.regions:
-            offset = guest_address - ram.region.start
-            if offset >= 0 and size_bytes >= 0 and offset + size_bytes <= ram.region.size_bytes:
-                return ram.view[offset : offset + size_bytes]
-        raise GuestMemoryError(self._outside(guest_address, size_bytes))
+        ram, offset = self._find(guest_address, size_bytes)
+        return ram.view[offset : offset + size_bytes]
 
     def read(self, guest_address: int, size_bytes: int) -> bytes:
         """A copy of `size_bytes` bytes of guest RAM."""
-        with self.view(guest_address, size_bytes) as window:
+        ram, offset = self._find(guest_address, size_bytes)
+        with ram.data[offset : offset + size_bytes] as window:
             return bytes(window)
 
     def write(self, guest_address: int, data: bytes | bytearray | memoryview) -> None:
         """Put `data` into guest RAM."""
-        with self.view(guest_address, len(data)) as window:
-            window[:] = data
+        ram, offset = self._find(guest_address, len(data))
+        ram.data[offset : offset + len(data)] = data
+        ram.wrote()
 
     def load(self, guest_address: int, file: BinaryIO, size_bytes: int) -> None:
         """Read exactly `size_bytes` bytes of `file` straight into guest RAM; no copy in between."""
-        with self.view(guest_address, size_bytes) as window:
+        ram, offset = self._find(guest_address, size_bytes)
+        with ram.data[offset : offset + size_bytes] as window, contextlib.ExitStack() as end:
+            end.callback(ram.wrote)
             done = 0
             while done < size_bytes:
                 with window[done:] as rest:
@@ -199,6 +216,14 @@ class GuestMemory(Closing):
         """Give every mapping back to the host."""
         while self.regions:
             self.regions.pop().close()
+
+    def _find(self, guest_address: int, size_bytes: int) -> tuple[RamRegion, int]:
+        """The region that holds these bytes, and where in it."""
+        for ram in self.regions:
+            offset = guest_address - ram.region.start
+            if offset >= 0 and size_bytes >= 0 and offset + size_bytes <= ram.region.size_bytes:
+                return ram, offset
+        raise GuestMemoryError(self._outside(guest_address, size_bytes))
 
     def _outside(self, guest_address: int, size_bytes: int) -> str:
         have = ", ".join(str(ram.region) for ram in self.regions) or "nothing (closed)"

@@ -26,6 +26,7 @@ ESCAPE = 0x01
 """Ctrl-A, the key that QEMU's users know."""
 ESCAPE_HELP = (
     "Ctrl-A h  this help",
+    "Ctrl-A i  show registers, page walk and last exits; the guest goes on",
     "Ctrl-A x  end the machine",
     "Ctrl-A a  send Ctrl-A itself; so does Ctrl-A Ctrl-A",
 )
@@ -36,6 +37,10 @@ class Key(enum.Enum):
 
     QUIT = "quit"
     HELP = "help"
+    INSPECT = "inspect"
+
+
+KEYS = {ord(each): key for each, key in (("x", Key.QUIT), ("h", Key.HELP), ("i", Key.INSPECT))}
 
 
 class EscapeKeys:
@@ -59,7 +64,7 @@ class EscapeKeys:
                 self._escaped = False
             else:
                 self._escaped = False
-                if key := {ord("x"): Key.QUIT, ord("h"): Key.HELP}.get(each):
+                if key := KEYS.get(each):
                     if for_guest:
                         yield bytes(for_guest)
                         for_guest.clear()

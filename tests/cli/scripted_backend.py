@@ -7,6 +7,7 @@ line does with a guest can be shown anywhere, and a guest can do what no kernel 
 
 import os
 import time
+from pathlib import Path
 
 import attrs
 
@@ -74,6 +75,33 @@ def big(bus):
     yield RESET
 
 
+def panic(bus):
+    """Print what a Linux without an initrd did, and reset as it did."""
+    console = Path(__file__).parents[1] / "panics" / "no-initrd.txt"
+    yield from put(bus, console.read_bytes().replace(b"\n", b"\r\n"))
+    yield RESET
+
+
+def reader(bus):
+    """Print a log with a panic in it, go on, and reset."""
+    console = Path(__file__).parents[1] / "panics" / "no-initrd.txt"
+    yield from put(bus, console.read_bytes() + b"guest# reboot -f\r\n")
+    yield RESET
+
+
+def wait(bus):
+    """Panic, and wait for somebody to look."""
+    console = Path(__file__).parents[1] / "panics" / "panic-waits.txt"
+    yield from put(bus, console.read_bytes())
+    yield Spin()
+
+
+def poll(bus):
+    """Ask for a device that is not there, for ever."""
+    while True:
+        yield PortIn(0x399, 1)
+
+
 def halt(bus):
     """HLT."""
     yield Halted()
@@ -90,7 +118,9 @@ def broken(bus):
     raise RuntimeError("the backend is broken")
 
 
-SCRIPTS = {each.__name__: each for each in (hello, echo, spin, flood, big, halt, crash, broken)}
+SCRIPTS = {
+    each.__name__: each for each in (hello, echo, spin, flood, big, panic, reader, wait, poll, halt, crash, broken)
+}
 
 
 class ScriptedHypervisor(MockHypervisor):

@@ -3,6 +3,7 @@ every end.
 """
 
 import os
+import re
 import signal
 import sys
 import time
@@ -72,6 +73,21 @@ def test_the_escape_keys_help_is_shown(terminal, boot):
     terminal.wait_for(b"spinning")
     terminal.type(b"\x01h")
     terminal.wait_for(b"Ctrl-A x  end the machine\r\n")
+
+
+def test_a_key_shows_what_the_guest_does_and_the_guest_goes_on(terminal, boot):
+    boot("echo")
+    terminal.wait_for(b"ready")
+    terminal.type(b"\x01i")
+    page = terminal.wait_for(b"Last exits\r\n").decode()
+    assert "The machine is running, with 1 vCPU(s).\r\n" in page
+    assert re.search(r"rip +0x[0-9a-f]{16}", page)
+    terminal.wait_for(b"in    port 0x3fd -> 0x60")
+    terminal.type(b"xyz")
+    terminal.wait_for(b"xyz")
+    terminal.type(b"\x01iq")
+    assert terminal.wait() == 0
+    assert terminal.shown.count(b"The machine is running") == 2
 
 
 @pytest.mark.parametrize("script", ["hello", "halt", "crash", "broken"])

@@ -32,6 +32,7 @@ def meant(*reads):
         (b"\x03\x1a\x04", [b"\x03\x1a\x04"]),
         (b"\x01x", [Key.QUIT]),
         (b"\x01h", [Key.HELP]),
+        (b"\x01i", [Key.INSPECT]),
         (b"\x01\x01", [b"\x01"]),
         (b"\x01a", [b"\x01"]),
         (b"\x01\x01x", [b"\x01x"]),

@@ -21,11 +21,11 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 import click
 
-from anyvisor.errors import ExpectError
+from anyvisor.errors import AnyvisorError, ExpectError
 from anyvisor.terminal import ESCAPE_HELP, EscapeKeys, Key, RawTerminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from anyvisor.console import Console
 
@@ -39,12 +39,14 @@ class Attachment:
     """A console attached to stdin and stdout. A context manager; leaving it restores the terminal.
 
     `end` is called, with the reason in a word, when the user wants the machine to end: `quit` by the escape
-    key, `unread` when nobody reads stdout any more. It may be called from any thread.
+    key, `unread` when nobody reads stdout any more. It may be called from any thread. `inspect` gives the page
+    that the key for it shows.
     """
 
-    def __init__(self, console: Console, end: Callable[[str], None]):
+    def __init__(self, console: Console, end: Callable[[str], None], inspect: Callable[[], object]):
         self._console = console
         self._end = end
+        self._inspect = inspect
         self._stack = ExitStack()
         self._patience = PATIENCE_SECONDS
         self._input = descriptor(sys.stdin)
@@ -103,9 +105,18 @@ class Attachment:
             if part is Key.QUIT:
                 self._end("quit")
             elif part is Key.HELP:
-                click.echo("".join(f"\r\n{line}" for line in (*ESCAPE_HELP, "")), err=True, nl=False)
+                _show(ESCAPE_HELP)
+            elif part is Key.INSPECT:
+                _show(self._page().splitlines())
             elif isinstance(part, bytes):
                 self._type(part)
+
+    def _page(self) -> str:
+        """What there is to see of the guest; why not, where there is nothing."""
+        try:
+            return str(self._inspect())
+        except AnyvisorError as error:
+            return f"anyvisor: error: {error}"
 
     def _type(self, keys: bytes) -> None:
         """Type, and drop what a guest that reads nothing has no room for; ExpectError when it has ended."""
@@ -128,6 +139,12 @@ class Attachment:
             except BrokenPipeError:
                 self._end("unread")
                 raise
+
+
+def _show(lines: Iterable[str]) -> None:
+    """Lines of our own on a raw terminal, which wants CR and LF at the end of each."""
+    with contextlib.suppress(OSError, ValueError):
+        click.echo("".join(f"\r\n{line}" for line in (*lines, "")), err=True, nl=False)
 
 
 def say(message: str) -> None:

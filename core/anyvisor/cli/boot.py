@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anyvisor.cli.attach import Attachment, descriptor, say
+from anyvisor.cli.death import out_of_time, tell_end
 from anyvisor.cli.failure import BY_SIGNAL, TIMEOUT, Ended, signals_end_it
+from anyvisor.cli.on_death import OnDeath, check, kept, on_death_option
 from anyvisor.cli.options import MachineOptions, machine_options
+from anyvisor.cli.reporting import report_options, reported_on
+from anyvisor.cli.trace_exits import Traced, trace_options
 
 if TYPE_CHECKING:
     from anyvisor.config import MachineConfig
@@ -47,7 +51,19 @@ class Seconds(click.FloatRange):
 @click.option(
     "--record", type=click.Path(path_type=Path), metavar="FILE", help="Write a trace of what the guest does there."
 )
-def boot(backend: str, timeout: float | None, record: Path | None, **options: Any) -> None:
+@on_death_option
+@report_options
+@trace_options
+def boot(
+    backend: str,
+    timeout: float | None,
+    record: Path | None,
+    on_death: OnDeath | None,
+    symbols: Path | None,
+    json_file: Path | None,
+    traced: Traced,
+    **options: Any,
+) -> None:
     """Boot KERNEL, a bzImage or an ELF vmlinux, with its console on this terminal.
 
     Without a KERNEL it is this host's own, or its distribution's, fetched once; without an --initrd as well, it ends at
@@ -62,13 +78,17 @@ def boot(backend: str, timeout: float | None, record: Path | None, **options: An
     from anyvisor.stock import STOCK_COMMAND_LINE
 
     config = MachineOptions(**options).to_config(without_kernel=STOCK_COMMAND_LINE)
+    check(on_death)
     with signals_end_it(*ENDING_SIGNALS), open_hypervisor(backend, config=config, tell=say) as hypervisor:
         config = config if config.kernel else _with_stock_kernel(config)
         plan = assemble(config, hypervisor.facts)
         shared = config.shared_memory
         with (
+            traced() as trace,
             _recorded(hypervisor, record) as host,
-            launch(plan, host, overcommit=config.overcommit, shared_memory=shared) as machine,
+            launch(plan, host, overcommit=config.overcommit, shared_memory=shared, trace_exits=trace) as machine,
+            reported_on(machine, symbols, json_file),
+            kept(machine, on_death),
         ):
             _run(machine, timeout)
 
@@ -103,12 +123,13 @@ def _run(machine: Machine, timeout: float | None) -> None:
         machine.request_stop("stopped")
 
     with _told(machine), contextlib.ExitStack() as stack:
-        attachment = stack.enter_context(Attachment(machine.console, end)) if machine.consoles else None
+        attached = Attachment(machine.console, end, machine.inspect) if machine.consoles else None
+        attachment = stack.enter_context(attached) if attached else None
         machine.start()
         try:
             machine.wait(timeout)
         except TimeoutError:
-            raise Ended(TIMEOUT, f"the machine was still running after {timeout:g} s (--timeout)") from None
+            raise Ended(TIMEOUT, out_of_time(machine, timeout or 0)) from None
         except GuestError:
             raise
         except AnyvisorError as error:  # of a device: what is a mistake in a plan is none of the user's here
@@ -120,6 +141,8 @@ def _run(machine: Machine, timeout: float | None) -> None:
         say(f"warning: some of the console's output is lost: {attachment.lost}")
     if asked:
         raise Ended(BY_SIGNAL + ASKED_FOR[asked[0]])
+    if machine.outcome:
+        tell_end(machine, machine.outcome)
 
 
 @contextlib.contextmanager
@@ -130,4 +153,5 @@ def _told(machine: Machine) -> Iterator[None]:
         yield
     finally:
         outcome = machine.stop()
-        say(f"machine ended: {outcome.reason} after {time.monotonic() - began:.1f} s")
+        note = f" ({outcome.note})" if outcome.note else ""
+        say(f"machine ended: {outcome.reason} after {time.monotonic() - began:.1f} s{note}")

@@ -24,7 +24,8 @@ BY_SIGNAL = 128
 EXIT_CODES = """\b
 Exit codes:
   0    it worked; for boot: the guest ended by itself
-  1    the guest, the hypervisor or a plugin failed
+  1    the guest (or its kernel: a panic), the hypervisor or a
+       plugin failed
   2    a mistake in the command, configuration, kernel or plan
   3    no hypervisor can be used
   4    the time given with --timeout is over
@@ -69,7 +70,7 @@ def message(error: BaseException) -> str:
         return one_line(f"{error.filename}: {error.strerror}")
     if isinstance(error, OSError) and not str(error):
         return type(error).__name__
-    return str(error)
+    return str(getattr(error, "report", None) or error)  # on a death, the whole page
 
 
 @contextlib.contextmanager

@@ -29,12 +29,8 @@ from anyvisor.x86_64.msrs import Msrs
 from anyvisor.x86_64.paging import PageTables
 from anyvisor.x86_64.registers import IDT_BYTES
 from anyvisor.x86_64.reset_vector import reset_vector
-from anyvisor.x86_64.state import Regs, Sregs
 from anyvisor.x86_64.topology import apic_id, needs_x2apic
 from anyvisor.x86_64.x2apic import check_cpuid, check_ids, in_x2apic_mode, without_apic
-
-REGISTER_STATES = (Regs, Sregs)
-"""What to show of a vCPU that died."""
 
 
 def assemble(config: MachineConfig, facts: HostFacts, steps: Steps) -> BootPlan:

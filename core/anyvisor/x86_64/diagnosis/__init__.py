@@ -1,0 +1,97 @@
+"""What an x86_64 guest's evidence says: what happened, why, and all there is to see.
+
+`causes` asks each topic (`causes_faults`, `causes_memory`...) and puts the strongest first; the parts of the page are
+made by `registers`, `segments`, `memory_sections` and `exits`. All of them look at the guest through a `Scene`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+from anyvisor.diagnosis.evidence import Evidence
+from anyvisor.diagnosis.report import Cause
+from anyvisor.exits import Exit, Halted
+from anyvisor.finding import Finding
+from anyvisor.section import Section
+from anyvisor.states import VcpuState
+from anyvisor.x86_64.diagnosis import (
+    causes_checks,
+    causes_console,
+    causes_damage,
+    causes_exits,
+    causes_faults,
+    causes_idle,
+    causes_memory,
+    exits,
+    memory_sections,
+)
+from anyvisor.x86_64.diagnosis.failed_checks import failed_checks
+from anyvisor.x86_64.diagnosis.registers import registers
+from anyvisor.x86_64.diagnosis.scene import Scene
+from anyvisor.x86_64.diagnosis.segments import segments
+from anyvisor.x86_64.msrs import Msrs
+from anyvisor.x86_64.state import DebugRegs, MpState, Regs, Sregs, VcpuEvents, Xcrs
+
+STATES: tuple[type[VcpuState], ...] = (Regs, Sregs, MpState, VcpuEvents, DebugRegs, Xcrs, Msrs)
+"""What to collect of a vCPU; asking for them changes nothing in a guest that goes on afterwards."""
+CAUSES = (
+    *causes_checks.CAUSES,
+    *causes_faults.CAUSES,
+    *causes_memory.CAUSES,
+    *causes_damage.CAUSES,
+    *causes_exits.CAUSES,
+    *causes_idle.CAUSES,
+    *causes_console.CAUSES,
+)
+"""Every look at a guest for a cause: functions of a `Scene`."""
+
+
+def summary(evidence: Evidence) -> str:
+    """What happened and where, in a sentence."""
+    scene = Scene(evidence)
+    what = _what(evidence.exit)
+    if scene.rip is None:
+        return f"vCPU {evidence.vcpu} {what}"
+    since = f"; at {evidence.since} it was" if evidence.since else ","
+    return f"vCPU {evidence.vcpu} {what}{since} at RIP {scene.place(scene.rip)}, in {_mode(scene)}"
+
+
+def _what(exit_: Exit | None) -> str:
+    if isinstance(exit_, Halted):
+        return "has halted for good"
+    return f"died: {exit_.describe()}" if exit_ else "is looked at"
+
+
+def _mode(scene: Scene) -> str:
+    return f"{scene.mode} mode" + (f" ({scene.bits}-bit code)" if scene.mode != "real" else "")
+
+
+def findings(evidence: Evidence) -> list[Finding]:
+    """The checks that the vCPU's state and its plan fail."""
+    return failed_checks(evidence)
+
+
+def causes(evidence: Evidence, failed: Iterable[Finding]) -> list[Cause]:
+    """What the guest may have died of, likeliest first."""
+    scene = Scene(evidence)
+    found: Iterator[Cause] = itertools.chain(
+        causes_checks.broken_rules(scene, failed), *(look(scene) for look in CAUSES)
+    )
+    return sorted(found, key=lambda each: -each.weight)
+
+
+def sections(evidence: Evidence) -> list[Section]:
+    """The parts of the report."""
+    scene = Scene(evidence)
+    return [
+        *exits.panic(evidence),
+        registers(scene),
+        *memory_sections.code(scene),
+        *segments(scene),
+        *memory_sections.page_walks(scene),
+        *memory_sections.stack(scene),
+        *exits.last_exits(evidence),
+        *exits.console(evidence),
+        *exits.silent_log(scene),
+    ]

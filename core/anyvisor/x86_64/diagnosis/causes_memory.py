@@ -1,0 +1,120 @@
+"""Causes that memory shows: page tables that are not there, code that is none, bytes that have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from anyvisor.diagnosis.report import Cause
+from anyvisor.exits import Exit, Halted
+from anyvisor.memory import PAGE_BYTES
+from anyvisor.x86_64.diagnosis.page_walk import Walk, paging_format
+from anyvisor.x86_64.diagnosis.scene import Scene
+from anyvisor.x86_64.modes import REAL
+
+ZEROS = bytes(16)
+
+
+def has_died(exit_: Exit | None) -> bool:
+    """Whether there is a death to find a cause of."""
+    return exit_ is not None and not isinstance(exit_, Halted)
+
+
+def page_tables(scene: Scene) -> Iterator[Cause]:
+    """A table on the way of RIP or RSP that is not in RAM."""
+    if scene.sregs is None or not has_died(scene.evidence.exit) or paging_format(scene.sregs) is None:
+        return
+    wanted = {"RIP": scene.rip, "RSP": scene.rsp}
+    walks = {name: scene.walk(each) for name, each in wanted.items() if each is not None}
+    for name, walk in walks.items():
+        if walk.table_outside is not None:
+            yield _table_outside(scene, name, walk)
+            return
+
+
+def _table_outside(scene: Scene, name: str, walk: Walk) -> Cause:
+    ram = ", ".join(str(each) for each in scene.evidence.plan.ram)
+    is_root = not walk.steps
+    what = f"CR3 ({walk.table_outside:#x})" if is_root else f"a page table ({walk.table_outside:#x})"
+    return Cause(
+        name="cr3-outside-ram" if is_root else "page-table-outside-ram",
+        summary=f"{what} lies outside RAM: the processor finds no page tables there",
+        because=(f"the walk of {name} {walk.address:#x}: {walk.problem}", f"RAM is {ram}"),
+        remedy="put the page tables into RAM and their address into CR3 (anyvisor_page_tables)",
+        section="SDM Vol. 3, 4.5; APM Vol. 2, 5.3",
+        weight=95,
+    )
+
+
+def outside_ram(scene: Scene) -> Iterator[Cause]:
+    """RIP leads to where no RAM is: to a device, or to nothing."""
+    if scene.rip is None or not has_died(scene.evidence.exit):
+        return
+    place = scene.walk(scene.rip).guest_address
+    if place is None or scene.is_ram(place):
+        return
+    yield Cause(
+        name="executing-outside-ram",
+        summary=f"the guest executes at {scene.rip:#x}, which is not RAM",
+        because=(f"RIP leads to guest-physical {place:#x}; RAM is {_ram(scene)}",),
+        remedy="find out how it got there: the entry address, a bad jump, or code that was never loaded; the stack "
+        "below may hold the address that it came from",
+        weight=93,
+    )
+
+
+def not_code(scene: Scene) -> Iterator[Cause]:
+    """RIP is at address 0 or thereabouts, or in a table of the processor's own."""
+    if scene.rip is None or scene.sregs is None or scene.mode == REAL or not has_died(scene.evidence.exit):
+        return
+    gdt, tables = scene.sregs.gdt, [each.table_address for each in scene.walk(scene.rip).steps]
+    place = scene.walk(scene.rip).guest_address
+    if scene.rip < PAGE_BYTES and not (scene.entry is not None and scene.entry < PAGE_BYTES):
+        yield Cause(
+            name="jump-to-zero",
+            summary=f"the guest jumped to address 0: RIP is {scene.place(scene.rip)}",
+            because=("no code is loaded in the first page; what lies there was executed as if it were",),
+            remedy="look for a call through a null pointer or a return from an empty stack; the stack below may hold "
+            "the address that it came from",
+            weight=93,
+        )
+    elif gdt.base <= scene.rip <= gdt.base + gdt.limit or (place is not None and place & -PAGE_BYTES in tables):
+        yield Cause(
+            name="executing-tables",
+            summary=f"the guest executes a table of its processor as if it were code, at {scene.place(scene.rip)}",
+            remedy="find out how it got there: a bad jump, or a return from a broken stack",
+            weight=92,
+        )
+
+
+def zeros(scene: Scene) -> Iterator[Cause]:
+    """RIP is among zeros, or the guest ran through them to where memory ends."""
+    if scene.rip is None or scene.evidence.is_lost or not (has_died(scene.evidence.exit) or scene.evidence.rips):
+        return
+    here, before = scene.read(scene.rip, 16), _before(scene, scene.rip)
+    if here == ZEROS:
+        what = f"the guest executes zeros at {scene.place(scene.rip)}: no code is there"
+    elif before == ZEROS and here[:2] in (b"", bytes(2)):
+        what = f"the guest ran through zeros up to {scene.rip:#x}"
+    else:
+        return
+    started = "" if scene.entry is None else f"it was started at {scene.place(scene.entry)}"
+    yield Cause(
+        name="executing-zeros",
+        summary=what,
+        because=tuple(filter(None, ("zeros are the instruction ADD [RAX], AL, over and over", started))),
+        remedy="check the entry address against the image, and that the image is loaded there; else look for a bad "
+        "jump or return",
+        weight=92,
+    )
+
+
+def _before(scene: Scene, rip: int) -> bytes:
+    """The bytes before RIP."""
+    return scene.read(rip - len(ZEROS), len(ZEROS)) if rip >= len(ZEROS) else b""
+
+
+def _ram(scene: Scene) -> str:
+    return ", ".join(str(each) for each in scene.evidence.plan.ram)
+
+
+CAUSES = (page_tables, outside_ram, not_code, zeros)

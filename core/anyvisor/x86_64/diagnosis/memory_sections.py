@@ -1,0 +1,52 @@
+"""What memory shows: the page walks of the addresses that matter, the code, the stack."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from anyvisor.section import Section
+from anyvisor.x86_64.diagnosis.page_walk import paging_format
+from anyvisor.x86_64.diagnosis.scene import Scene
+from anyvisor.x86_64.disassembly import around
+
+STACK_WORDS = 16
+ARROW, NO_ARROW = "-> ", "   "
+
+
+def code(scene: Scene) -> Iterator[Section]:
+    """The instructions around RIP, disassembled where capstone is installed."""
+    if scene.rip is None:
+        return
+    found = around(scene.read, scene.rip, scene.bits, start=scene.function_start(scene.rip))
+    lines = [(ARROW if each.address == scene.rip else NO_ARROW) + str(each) for each in found]
+    place = scene.place(scene.rip)
+    yield Section("Code", "\n".join([f"around {place}", *lines]) if lines else f"no code can be read at {place}", found)
+
+
+def page_walks(scene: Scene) -> Iterator[Section]:
+    """The entries on the way of RIP, RSP and CR2; none while paging is off."""
+    form = paging_format(scene.sregs) if scene.sregs else None
+    if scene.sregs is None or form is None:
+        return
+    lines = [f"{form.name}, CR3 {scene.sregs.cr3:#x}"]
+    wanted = {"RIP": scene.rip, "CR2": scene.sregs.cr2 or None, "RSP": scene.rsp}
+    walks = {name: scene.walk(address) for name, address in wanted.items() if address is not None}
+    for name, walk in walks.items():
+        lines += [f"{name} {walk.address:#x}", *(f"  {line}" for line in walk.describe().splitlines())]
+    yield Section("Page walks", "\n".join(lines), walks)
+
+
+def stack(scene: Scene) -> Iterator[Section]:
+    """The words from the stack pointer on, with the symbols that they may be return addresses of."""
+    if scene.rsp is None:
+        return
+    size = scene.bits // 8
+    data = scene.read(scene.rsp, STACK_WORDS * size)
+    found = [int.from_bytes(data[at : at + size], "little") for at in range(0, len(data) - size + 1, size)]
+    lines: list[str] = []
+    for word, run in itertools.groupby(enumerate(found), key=lambda each: each[1] or None):
+        at, count = (numbered := list(run))[0][0], len(numbered)
+        words = f"{word or 0:#0{2 + 2 * size}x}{scene.name(word) if word else ''}"
+        lines.append(f"{scene.rsp + at * size:#x}  {words}" + f"  ({count} times)" * (count > 1))
+    yield Section("Stack", "\n".join(lines) or f"RSP {scene.rsp:#x} leads to no memory", found)
