@@ -23,6 +23,10 @@ from emulated import EmulatedMachine, Outcome, find_qemu
 from anyvisor.errors import GuestError, HypervisorUnavailable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.append(str(REPOSITORY / "tests"))
+
+from faults.careful import build  # noqa: E402 - found by the line above
+
 SOURCE_ROOTS = tuple(REPOSITORY / name for name in ("core", "backends", "plugins"))
 SELECTION = ("tests/backends/kvm", "tests/conformance/test_kvm_conforms.py", "tests/guests/inside")
 LIMIT_SECONDS = 1500
@@ -87,6 +91,7 @@ def fetch_inputs() -> None:
     debian.busybox()
     debian.xen()
     plan_for_both.write_initrd()
+    build(debian.cache_dir())
 
 
 def _job(arguments: Sequence[str]) -> str:

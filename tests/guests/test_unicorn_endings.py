@@ -12,6 +12,7 @@ from conversation import INIT
 
 import anyvisor
 from anyvisor.config import DEFAULT_COMMAND_LINE, MachineConfig
+from anyvisor.diagnosis.live import describe_hang, watch
 from anyvisor.errors import GuestError
 from anyvisor.exits import Shutdown
 from anyvisor.hookspecs import hookimpl
@@ -89,6 +90,8 @@ def test_halt_is_the_end_of_a_machine_without_power_management(shell):
     machine.console.write("halt -f\n")
     assert machine.wait(20).reason == "halted"
     assert "System halted" in machine.console.text
+    assert machine.outcome.panic is None
+    assert machine.outcome.note.startswith("vCPU 0 halted with interrupts off, before rip 0xffffffff")
 
 
 def test_a_panic_resets_the_machine(shell):
@@ -96,6 +99,7 @@ def test_a_panic_resets_the_machine(shell):
     machine.console.write("echo c >/proc/sysrq-trigger\n")
     assert machine.wait(20).reason == "reset"
     assert "Kernel panic - not syncing: sysrq triggered crash" in machine.console.text
+    assert machine.outcome.panic.reason == "sysrq triggered crash"
 
 
 def test_a_triple_fault_is_the_guests_death_with_its_registers(shell):
@@ -103,7 +107,7 @@ def test_a_triple_fault_is_the_guests_death_with_its_registers(shell):
     machine.console.write("reboot -f\n")
     with pytest.raises(GuestError, match="triple fault") as caught:
         machine.wait(20)
-    assert caught.value.exit == Shutdown()
+    assert isinstance(caught.value.exit, Shutdown)
     assert caught.value.vcpu == 0
     assert re.search(r"rip +(0x)?f{8}", str(caught.value))  # Linux died in its own half of the address space
     assert machine.outcome.reason == "died"
@@ -116,6 +120,18 @@ def test_an_exception_in_a_device_is_told_to_who_waits(shell):
         machine.wait(20)
     assert isinstance(caught.value.__cause__, LookupError)
     assert machine.outcome.reason == "died"
+
+
+def test_a_shell_that_waits_is_idle_and_goes_on_after_a_look(shell):
+    machine = shell()
+    deadline = time.monotonic() + 20
+    while not (cause := describe_hang(watch(machine)[0])):  # it may still be busy with its prompt
+        assert time.monotonic() < deadline
+    assert cause.name == "halted-waiting"
+    page = str(machine.inspect())
+    assert "vCPU 0 is looked at, at RIP 0xffffffff" in page
+    machine.console.write("echo $((6 * 7)) is the answer\n")
+    machine.console.expect("\n42 is the answer", timeout=20)
 
 
 def test_a_machine_can_be_paused_while_it_computes_and_stopped_while_it_sleeps(shell):
