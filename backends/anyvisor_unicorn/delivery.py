@@ -8,6 +8,7 @@ fault: every delivery clears it.
 from __future__ import annotations
 
 from anyvisor.exits import GuestException
+from anyvisor.x86_64.exceptions import exception_kind
 from anyvisor_unicorn import layout, long_mode, protected_mode, real_mode
 from anyvisor_unicorn.faults import BP, OF, PF, UD, WITH_ERROR_CODE, Fault, TripleFault, during
 from anyvisor_unicorn.long_mode import FLAG_RF
@@ -78,7 +79,8 @@ def _triple_fault(
     cpu.u32[layout.OLD_EXCEPTION] = layout.NO_EXCEPTION
     cpu.engine.restore()
     address = cr2 if vector == PF and not reason else None
-    return TripleFault((GuestException(vector, error_code, address, cpu.u64[layout.RIP], reason), *met))
+    name = exception_kind(vector).mnemonic
+    return TripleFault((GuestException(vector, error_code, address, cpu.u64[layout.RIP], reason, name), *met))
 
 
 def enter_syscall(cpu: Processor) -> None:

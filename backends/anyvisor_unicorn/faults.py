@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from anyvisor.exits import GuestException
+from anyvisor.x86_64.exceptions import exception_kind
 
 DE, BP, OF, UD, DF, TS, NP, SS, GP, PF = 0, 3, 4, 6, 8, 10, 11, 12, 13, 14
 CONTRIBUTORY = frozenset({DE, TS, NP, SS, GP})
@@ -30,7 +31,8 @@ class Fault(Exception):
 
     def told(self) -> GuestException:
         """What is told of it."""
-        return GuestException(self.vector, self.error_code, self.linear, reason=self.reason)
+        name = exception_kind(self.vector).mnemonic
+        return GuestException(self.vector, self.error_code, self.linear, reason=self.reason, name=name)
 
 
 class TripleFault(Exception):

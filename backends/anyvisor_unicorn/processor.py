@@ -23,6 +23,8 @@ class Processor:
         self.ram = PhysicalMemory()
         self.apic_base = ApicBase(0)
         """What the host was told; the engine has no local APIC, and its guest reads zero."""
+        self.put_flags: dict[str, int] = {}
+        """The flags of CS and TR as they were put, and not loaded by the guest."""
 
     def rflags(self) -> int:
         """RFLAGS with all its bits, as it is in the engine now."""

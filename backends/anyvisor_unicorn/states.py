@@ -66,7 +66,7 @@ def get_sregs(cpu: Processor) -> Sregs:
     """Segments, tables and control registers."""
     cpu.engine.save()
     segments: dict[str, Any] = {name: _segment(cpu, number) for name, number in SEGMENTS.items()}
-    segments |= {"cs": _accessed(segments["cs"]), "tr": _busy(segments["tr"])}
+    segments |= {name: _loaded(cpu, name, segments[name]) for name in ("cs", "tr")}
     return Sregs(
         **segments,
         gdt=DescriptorTable(cpu.base(layout.GDT), cpu.limit(layout.GDT)),
@@ -99,6 +99,7 @@ def put_sregs(cpu: Processor, sregs: Sregs) -> None:
     for name, number in SEGMENTS.items():
         segment: SegmentRegister = getattr(sregs, name)
         cpu.set_segment(number, segment.selector, segment.base, segment.limit, _flags(segment))
+    cpu.put_flags = {name: cpu.flags(SEGMENTS[name]) for name in ("cs", "tr")}
     cpu.set_segment(layout.GDT, 0, sregs.gdt.base, sregs.gdt.limit, 0)
     cpu.set_segment(layout.IDT, 0, sregs.idt.base, sregs.idt.limit, 0)
     cpu.u64[layout.RIP] = rip
@@ -146,14 +147,16 @@ def _segment(cpu: Processor, number: int) -> SegmentRegister:
     )  # fmt: skip
 
 
-def _accessed(code: SegmentRegister) -> SegmentRegister:
-    """Code as CS holds it. The engine's far jumps mark it accessed in memory, and not in the register."""
-    return attrs.evolve(code, type=code.type | ACCESSED) if code.s else code
+def _loaded(cpu: Processor, name: str, segment: SegmentRegister) -> SegmentRegister:
+    """CS and TR as a processor holds what the guest has loaded: accessed, and busy.
 
-
-def _busy(task: SegmentRegister) -> SegmentRegister:
-    """A task-state segment as TR holds it. The engine's LTR marks it busy in memory, and not in the register."""
-    return task if task.s else attrs.evolve(task, type=LOADED_TASKS.get(task.type, task.type))
+    The engine's far jumps and LTR mark it in memory, and not in the register. What was put there stays what it is.
+    """
+    if cpu.flags(SEGMENTS[name]) == cpu.put_flags.get(name):
+        return segment
+    if segment.s:
+        return attrs.evolve(segment, type=segment.type | ACCESSED)
+    return attrs.evolve(segment, type=LOADED_TASKS.get(segment.type, segment.type))
 
 
 def _flags(segment: SegmentRegister) -> int:

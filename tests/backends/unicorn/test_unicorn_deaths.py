@@ -66,7 +66,7 @@ def test_without_an_idt_each_step_to_the_triple_fault_names_the_entry_that_is_mi
         "exception 13 was met while exception 13 was delivered",
         "IDT entry 8 lies beyond the IDT's limit of 0x0",
     ]
-    assert "first exception 6 at 0x1000: IDT entry 6 lies beyond the IDT's limit of 0x0" in found.describe()
+    assert "first exception #UD at 0x1000: IDT entry 6 lies beyond the IDT's limit of 0x0" in found.describe()
 
 
 def test_an_idt_that_is_not_mapped_is_told_with_the_address_and_cr2_stays_the_first(any_guest):
