@@ -13,31 +13,21 @@ from hypothesis import strategies as st
 from anyvisor.errors import GuestMemoryError
 from anyvisor.memory import GIB, MIB
 from anyvisor.x86_64.control import Cr0, Cr4, Efer
-from anyvisor.x86_64.diagnosis.page_walk import walk
-from anyvisor.x86_64.elf_core.page_walk import (
-    LONG_4,
-    LONG_5,
-    MAX_USES,
-    OFTEN_USED,
-    PAE,
-    TOO_MUCH,
-    WITH_PSE,
-    WITHOUT_PSE,
-    PageWalk,
-    paging_of,
-)  # fmt: skip
+from anyvisor.x86_64.elf_core.mapped_runs import MAX_USES, OFTEN_USED, TOO_MUCH, Mappings
 from anyvisor.x86_64.elf_core.segments import Run, without
+from anyvisor.x86_64.page_walk import walk
 from anyvisor.x86_64.paging import walk_memory
+from anyvisor.x86_64.paging_modes import LONG_4, LONG_5, PAE, WITH_PSE, WITHOUT_PSE, paging_of
 from anyvisor.x86_64.reset import reset_states
 from anyvisor.x86_64.state import Sregs
 
 RESET = next(state for state in reset_states() if isinstance(state, Sregs))
 PROTECTED = attrs.evolve(RESET, cr0=Cr0(pe=True, pg=True))
-LONG = attrs.evolve(PROTECTED, cr4=Cr4(pae=True), efer=Efer(lme=True, lma=True))
+LONG = attrs.evolve(PROTECTED, cr4=Cr4(pae=True), efer=Efer(lme=True, lma=True, nxe=True))
 MODES = {
     "4-level": LONG,
     "5-level": attrs.evolve(LONG, cr4=Cr4(pae=True, la57=True)),
-    "PAE": attrs.evolve(PROTECTED, cr4=Cr4(pae=True)),
+    "PAE": attrs.evolve(PROTECTED, cr4=Cr4(pae=True), efer=Efer(nxe=True)),
     "32-bit": attrs.evolve(PROTECTED, cr4=Cr4(pse=True)),
 }
 TABLES = 6
@@ -61,7 +51,9 @@ def random_tables(mode, seed):
     for table in range(TABLES):
         for index in {0, 1, count // 2, count - 1, choose.randrange(count), choose.randrange(count)}:
             entry = choose.randrange(TABLES + 1) << 12 | choose.choice([7, 3, 3, 1, 0])
-            if choose.random() < 0.3 and not (mode == "PAE" and table == 0):
+            if mode == "PAE" and table == 0:
+                entry &= ~6  # reserved there
+            elif choose.random() < 0.3:
                 entry = choose.randrange(64) << 22 | 0x83 | choose.choice([0, 0, (mode != "32-bit") << 21])
             struct.pack_into(layout, memory, table * PAGE + index * struct.calcsize(layout), entry)
         count = 1024 if mode == "32-bit" else 512
@@ -85,7 +77,7 @@ def interesting(runs, choose):
 def test_what_is_mapped_is_what_walks_of_single_addresses_find(mode, seed):
     memory = random_tables(mode, seed)
     read, sregs = reader(memory), MODES[mode]
-    finder = PageWalk(read)
+    finder = Mappings(read)
     runs = finder.runs(paging_of(sregs), sregs.cr3)
     assert all(one.end <= two.start for one, two in itertools.pairwise(runs))
     for address in interesting(runs, random.Random(seed)):
@@ -95,7 +87,7 @@ def test_what_is_mapped_is_what_walks_of_single_addresses_find(mode, seed):
 
 
 def test_few_of_the_random_tables_reach_a_limit():
-    finders = [(mode, PageWalk(reader(random_tables(mode, seed)))) for mode in MODES for seed in range(20)]
+    finders = [(mode, Mappings(reader(random_tables(mode, seed)))) for mode in MODES for seed in range(20)]
     runs = [finder.runs(paging_of(MODES[mode]), 0) for mode, finder in finders]
     complete = [found for (_, finder), found in zip(finders, runs, strict=True) if not finder.left_out]
     assert len(complete) > 40
@@ -113,12 +105,6 @@ def walked(mode, read, sregs, address):
     return found and found.guest_address
 
 
-def test_the_mode_is_what_the_control_registers_say():
-    assert [paging_of(each) for each in MODES.values()] == [LONG_4, LONG_5, PAE, WITH_PSE]
-    assert paging_of(PROTECTED) is WITHOUT_PSE
-    assert paging_of(RESET) is None
-
-
 def entries(memory, table, format_, *values):
     for index, value in values:
         struct.pack_into(format_, memory, table * PAGE + index * struct.calcsize(format_), value)
@@ -127,7 +113,7 @@ def entries(memory, table, format_, *values):
 def test_pages_of_4_mib_keep_their_upper_address_bits_low_in_the_entry():
     memory = bytearray(PAGE)
     entries(memory, 0, "<I", (1, 0x0040_0083 | 5 << 13), (2, 0x0020_0083), (3, 0x00C0_0083))
-    runs = PageWalk(reader(memory)).runs(WITH_PSE, 0)
+    runs = Mappings(reader(memory)).runs(WITH_PSE, 0)
     assert runs == [Run(4 * MIB, 5 << 32 | 4 * MIB, 4 * MIB), Run(12 * MIB, 12 * MIB, 4 * MIB)]  # bit 21 is reserved
 
 
@@ -135,14 +121,14 @@ def test_pages_of_4_mib_keep_their_upper_address_bits_low_in_the_entry():
 def test_the_bit_of_big_pages_is_reserved_where_there_are_none(paging):
     memory = bytearray(PAGE)
     entries(memory, 0, "<Q", (0, 0x83))
-    assert PageWalk(reader(memory)).runs(paging, 0) == []
+    assert Mappings(reader(memory)).runs(paging, 0) == []
 
 
 def test_without_pse_the_bit_of_big_pages_says_nothing():
     memory = bytearray(2 * PAGE)
     entries(memory, 0, "<I", (0, 0x1083))
     entries(memory, 1, "<I", (2, 0x5003))
-    assert PageWalk(reader(memory)).runs(WITHOUT_PSE, 0) == [Run(2 * PAGE, 5 * PAGE, PAGE)]
+    assert Mappings(reader(memory)).runs(WITHOUT_PSE, 0) == [Run(2 * PAGE, 5 * PAGE, PAGE)]
 
 
 def test_neighbours_are_one_run_across_tables_and_sizes():
@@ -151,14 +137,14 @@ def test_neighbours_are_one_run_across_tables_and_sizes():
     entries(memory, 1, "<Q", (0, 0x2003), (1, 0x4000_0083))
     entries(memory, 2, "<Q", (0, 0x3003), *((index, index << 21 | 0x83) for index in range(1, 512)))
     entries(memory, 3, "<Q", *((index, index << 12 | 3) for index in range(512)))
-    assert PageWalk(reader(memory)).runs(LONG_4, 0) == [Run(0, 0, 2 * GIB)]
+    assert Mappings(reader(memory)).runs(LONG_4, 0) == [Run(0, 0, 2 * GIB)]
 
 
 def test_tables_that_map_the_same_a_billion_times_cost_nothing_and_are_told_of():
     memory = bytearray(PAGE)
     entries(memory, 0, "<Q", *((index, 3) for index in range(512)))
     began = time.perf_counter()
-    finder = PageWalk(reader(memory))
+    finder = Mappings(reader(memory))
     runs = finder.runs(LONG_4, 0)
     assert time.perf_counter() - began < 1
     assert len(runs) == MAX_USES**3 * 512  # as a table of each of three levels
@@ -170,10 +156,10 @@ def test_more_tables_and_runs_than_the_limits_are_left_out_the_lower_half_first(
     entries(memory, 0, "<I", (0, 0x1003), (512, 0x2003))
     for table in (1, 2):
         entries(memory, table, "<I", *((index, 3) for index in range(8)))
-    upper = PageWalk(reader(memory), max_runs=8)
+    upper = Mappings(reader(memory), max_runs=8)
     assert [run.start for run in upper.runs(WITHOUT_PSE, 0)] == [(2 << 30) + index * PAGE for index in range(8)]
     assert upper.left_out == {TOO_MUCH}
-    few = PageWalk(reader(memory), max_tables=2)
+    few = Mappings(reader(memory), max_tables=2)
     assert min(run.start for run in few.runs(WITHOUT_PSE, 0)) == 2 << 30
     assert few.left_out == {TOO_MUCH}
 

@@ -14,7 +14,7 @@ from anyvisor.x86_64.acpi.rsdp import Rsdp
 from anyvisor.x86_64.acpi.table import SystemTable, Table
 from anyvisor.x86_64.firmware_tables import Firmware, FoundMpTable, FoundSmbios
 from anyvisor.x86_64.handed_over import HandedOver
-from anyvisor.x86_64.paging import PageEntry
+from anyvisor.x86_64.paging_modes import PageEntry
 from anyvisor.x86_64.read_back import (
     PageRun,
     boot_fields,

@@ -23,9 +23,8 @@ from anyvisor.errors import AnyvisorError
 from anyvisor.memory import GIB, KIB, MIB
 from anyvisor.states import VcpuState
 from anyvisor.symbols import Symbols
-from anyvisor.x86_64.diagnosis.page_walk import walk
 from anyvisor.x86_64.msrs import Msr, Msrs
-from anyvisor.x86_64.paging import Read
+from anyvisor.x86_64.page_walk import Read, walk
 from anyvisor.x86_64.state import Sregs
 
 States = Mapping[type[VcpuState], VcpuState]

@@ -14,48 +14,25 @@ by the MTRRs.
 
 from __future__ import annotations
 
-import struct
 import sys
 from array import array
-from collections.abc import Callable
 from typing import NamedTuple
 
 import attrs
 
-from anyvisor.bits import Bits, bit
 from anyvisor.errors import PlanError
 from anyvisor.memory import GIB, MIB, PAGE_BYTES, TIB, Region, align_down, align_up, format_size
 from anyvisor.plan import Blob
 from anyvisor.x86_64.cpuid import Cpuid
 from anyvisor.x86_64.features import Feature
 from anyvisor.x86_64.layout import PAGE_TABLES, Layout
+from anyvisor.x86_64.page_walk import Read, steps
+from anyvisor.x86_64.paging_modes import ADDRESS_MASK, LONG_4, LONG_5, PageEntry
 
 ENTRIES = 512
 """How many entries a table has."""
-ENTRY_BYTES = 8
 CANONICAL_END = 128 * TIB
 """Where the lower half of the linear addresses ends."""
-ADDRESS_MASK = ((1 << 52) - 1) & ~(PAGE_BYTES - 1)
-"""The bits of an entry (and of CR3) that hold an address."""
-LEVEL_BYTES = {4: 512 * GIB, 3: GIB, 2: 2 * MIB, 1: PAGE_BYTES}
-"""What one entry of a table stands for, by the table's level; 4 is the top."""
-
-
-class PageEntry(Bits):
-    """An entry of a table of any level (SDM Vol. 3, 4.5.4); the address is in bits 12 to 51."""
-
-    present = bit(0)
-    writable = bit(1)
-    user = bit(2)
-    write_through = bit(3)
-    cache_disabled = bit(4)
-    accessed = bit(5)
-    dirty = bit(6)
-    page_size = bit(7)
-    global_page = bit(8)
-    no_execute = bit(63)
-
-
 TABLE = PageEntry(present=True, writable=True)
 PAGE = PageEntry(present=True, writable=True, page_size=True)
 
@@ -65,10 +42,6 @@ class Translation(NamedTuple):
 
     guest_address: int
     page_bytes: int
-
-
-Read = Callable[[int, int], bytes]
-"""`read(guest_address, size_bytes) -> bytes`"""
 
 
 @attrs.frozen
@@ -131,8 +104,8 @@ class PageTables:
     @property
     def _table_counts(self) -> tuple[int, ...]:
         """How many tables there are of each level, the top first."""
-        levels = [level for level, each in LEVEL_BYTES.items() if each >= self.page_bytes]
-        return tuple(-(-self.end_address // (LEVEL_BYTES[level] * ENTRIES)) for level in levels)
+        spans = (LONG_4.covers_bytes(level) for level in range(LONG_4.levels, 0, -1))
+        return tuple(-(-self.end_address // (span * ENTRIES)) for span in spans if span >= self.page_bytes)
 
 
 def boot_page_tables(layout: Layout, cpuid: Cpuid) -> PageTables:
@@ -162,31 +135,14 @@ def walk_memory(read: Read, cr3: int, address: int, *, levels: int = 4) -> Trans
     CR4.LA57. None for an address that is not mapped: it is not canonical, or an entry is not present or has
     reserved bits set in its address. Permissions are not looked at.
     """
-    if not _is_canonical(address, 9 * levels + 12):
+    paging = LONG_5 if levels == 5 else LONG_4
+    if not paging.is_canonical(address):
         return None
-    table = cr3 & ADDRESS_MASK
-    for level in range(levels, 0, -1):
-        shift = 9 * level + 3
-        index = address >> shift & ENTRIES - 1
-        entry = PageEntry(struct.unpack("<Q", read(table + ENTRY_BYTES * index, ENTRY_BYTES))[0])
-        table = entry & ADDRESS_MASK
-        if not entry.present or (entry.page_size and level > 3):
-            return None
-        if level == 1 or entry.page_size:
-            return _page(table, address, 1 << shift)
-    return None
-
-
-def _page(entry_address: int, address: int, page_bytes: int) -> Translation | None:
-    """The end of a walk. A big page's entry has its PAT bit at 12, then zeros up to the page's address."""
-    pat = PAGE_BYTES if page_bytes > PAGE_BYTES else 0
-    start = entry_address & ~pat
-    return None if start % page_bytes else Translation(start | address % page_bytes, page_bytes)
-
-
-def _is_canonical(address: int, bits: int) -> bool:
-    upper = address >> bits - 1
-    return upper in (0, (1 << 65 - bits) - 1)
+    *_, last = steps(read, paging, cr3, address)
+    if not last.entry.present or paging.refused(last.level, last.entry):
+        return None
+    page_bytes = paging.covers_bytes(last.level)
+    return Translation(paging.page_address(last.level, last.entry) | address % page_bytes, page_bytes)
 
 
 def _entries(first: int, step: int, count: int) -> bytes:

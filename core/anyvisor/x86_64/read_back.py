@@ -8,7 +8,6 @@ none: each `find` function then gives None. What the kernel is told is in `hande
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias, TypeVar
@@ -20,14 +19,21 @@ from anyvisor.memory import PAGE_BYTES, Region
 from anyvisor.plan import BootPlan, VcpuPlan
 from anyvisor.states import Change, VcpuState
 from anyvisor.x86_64.gdt import Gdt
-from anyvisor.x86_64.paging import ADDRESS_MASK, LEVEL_BYTES, PageEntry
+from anyvisor.x86_64.paging_modes import (
+    ADDRESS_MASK,
+    LONG_4,
+    LONG_5,
+    NO_EXECUTE,
+    PRESENT,
+    PageEntry,
+    Paging,
+)
 from anyvisor.x86_64.state import Sregs
 
 S = TypeVar("S", bound=VcpuState)
 
 MAX_USES = 16
 """How often a page table may be used, to map the same memory at several addresses: a loop has no end."""
-PRESENT, LARGE, NO_EXECUTE = PageEntry.present.mask, PageEntry.page_size.mask, PageEntry.no_execute.mask
 BOTH = int(PageEntry(writable=True, user=True))
 """What a page has only if every entry on the way to it has it."""
 KIND = int(PageEntry(write_through=True, cache_disabled=True, global_page=True))
@@ -99,7 +105,9 @@ def find_page_tables(plan: BootPlan) -> int | None:
 def read_page_tables(plan: BootPlan, root: int) -> tuple[list[PageRun], list[int]]:
     """What the page tables at `root` map, and where each table lies."""
     tables: Counter[int] = Counter()
-    return list(_runs(_pages(plan, root & ADDRESS_MASK, tables))), list(tables)
+    cr4 = boot_fields(plan, Sregs).get("cr4")
+    paging = LONG_5 if cr4 and cr4.la57 else LONG_4
+    return list(_runs(_pages(plan, paging, root & ADDRESS_MASK, paging.levels, tables))), list(tables)
 
 
 def _runs(pages: Iterable[Page]) -> Iterator[PageRun]:
@@ -124,7 +132,7 @@ def _run(first: Page, end: int) -> PageRun:
 
 
 def _pages(
-    plan: BootPlan, table: int, tables: Counter[int], level: int = 4, linear: int = 0, above: int = BOTH
+    plan: BootPlan, paging: Paging, table: int, level: int, tables: Counter[int], linear: int = 0, above: int = BOTH
 ) -> Iterator[Page]:
     """Every page that the table leads to; counts in `tables` how often each table was read.
 
@@ -133,13 +141,13 @@ def _pages(
     tables[table] += 1
     if tables[table] > MAX_USES:
         raise PlanError(f"page table at {table:#x}: more than {MAX_USES} entries lead to it; does its own lead back?")
-    size = LEVEL_BYTES[level]
-    for index, (entry,) in enumerate(struct.iter_unpack("<Q", plan.read(table, PAGE_BYTES))):
+    size = paging.covers_bytes(level)
+    for index, entry in enumerate(paging.entries(plan.read(table, PAGE_BYTES), level)):
         if not entry & PRESENT:
             continue
-        start, address = linear + index * size, entry & ADDRESS_MASK
+        start = linear + index * size
         allowed = entry & KIND | entry & above & BOTH | (entry | above) & NO_EXECUTE
-        if level == 1 or entry & LARGE:
-            yield start, address & -size, size, allowed
+        if paging.is_page(level, entry):
+            yield start, paging.page_address(level, entry), size, allowed
         else:
-            yield from _pages(plan, address, tables, level - 1, start, allowed)
+            yield from _pages(plan, paging, entry & ADDRESS_MASK, level - 1, tables, start, allowed)

@@ -20,6 +20,7 @@ SERIAL_PORTS = {"ttyS0": 0x3F8, "ttyS1": 0x2F8, "ttyS2": 0x3E8, "ttyS3": 0x2E8}
 SPEAKING = ("console=", "earlyprintk", "earlycon", "netconsole=")
 PARAMETERS = "Documentation/admin-guide/kernel-parameters.rst"
 LINE = "command line"
+SHOWN_CHARACTERS = 200
 
 
 def _limit(scene: Scene) -> int:
@@ -53,8 +54,8 @@ def command_line_ends(scene: Scene) -> Iterator[Finding]:
     length = text.find(b"\0")
     own = piece.guest_address + len(piece.content) - at
     if length < 0 or length > limit:
-        kernel = f"{limit} bytes, as many as this kernel takes"
-        problem = f"has no NUL within {kernel}" if length < 0 else f"is longer than the {kernel}"
+        kernel = f"the {limit} bytes that this kernel takes"
+        problem = f"has no NUL within {kernel}" if length < 0 else f"is longer than {kernel}"
         found = f"no NUL in {MOST_BYTES} bytes" if length < 0 else f"{length} bytes"
         remedy = "end it with a NUL" if length < 0 else "make it shorter"
         yield broken(LINE, problem, found=found, wanted=f"a NUL after at most {limit} bytes", remedy=remedy)
@@ -94,7 +95,7 @@ def console(scene: Scene) -> Iterator[Finding]:
         yield hint(
             LINE,
             f"names no console, and there is a serial device at {SERIAL_PORTS[first]:#x}: nothing will be printed",
-            found=" ".join(scene.words),
+            found=" ".join(scene.words)[:SHOWN_CHARACTERS],
             wanted=f"console={first}",
             remedy=f"add console={first} with --append",
         )

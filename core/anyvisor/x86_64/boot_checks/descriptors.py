@@ -30,12 +30,12 @@ TSS_KINDS = (1, 3, 9, 11)
 def selected(scene: Scene) -> Iterator[tuple[str, SegmentRegister]]:
     """The registers that were loaded from the GDT, by name: neither null, nor from an LDT, nor of real mode.
 
-    No event loads TR and LDTR again: a guest that is not handed anything may keep old ones beside a GDT of its own.
+    No event loads TR and LDTR again: a guest that runs already may keep old ones beside a GDT of its own.
     """
     if not scene.starts or scene.mode is Mode.REAL or scene.regs.rflags.vm:
         return
     for name in LOADED:
-        if name in SYSTEM and not scene.told:
+        if name in SYSTEM and scene.is_under_way:
             continue
         register: SegmentRegister = getattr(scene.sregs, name)
         if register.selector & ~3 & LIMIT_MASK and not register.selector & TABLE_INDICATOR:
@@ -129,8 +129,9 @@ def _differences(scene: Scene, name: str, register: SegmentRegister, data: bytes
     if _kind(register) != _kind(entry):
         return [("kind", _kind(register), _kind(entry))]
     found = [(field, getattr(register, field), getattr(entry, field)) for field in ("dpl", *_bits(scene, name))]
-    flat = scene.mode is Mode.LONG and name not in SYSTEM
-    if not flat:
+    if name in SYSTEM:
+        found += [("base", register.base, entry.base)]
+    elif scene.mode is not Mode.LONG:
         found += [("base", register.base, entry.base), ("limit", register.limit, entry.limit_bytes)]
     return [(field, f"{int(there):#x}", f"{int(wanted):#x}") for field, there, wanted in found if there != wanted]
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from anyvisor.finding import Finding
 from anyvisor.x86_64.boot_checks.check import broken, check
 from anyvisor.x86_64.boot_checks.kernel import bzimage_start, has_banner, pvh_entries
-from anyvisor.x86_64.boot_checks.page_map import NO_EXECUTE, USER
 from anyvisor.x86_64.boot_checks.scene import LINUX, PROCESSOR, PVH, Mode, Scene
 from anyvisor.x86_64.bzimage import ENTRY_64, WITH_64_BIT_ENTRY
 
@@ -30,11 +29,11 @@ def entry_mapped(scene: Scene) -> Iterator[Finding]:
         return
     walk = scene.pages.walk(scene.entry)
     remedy = "map it in anyvisor_page_tables, or set RIP to where the kernel is mapped"
-    if walk.guest_address is None and not walk.broken:
-        yield broken(PROCESSOR, f"the entry {scene.entry:#x} is not mapped: {walk.reason}", remedy=remedy, vcpu=0)
-    elif walk.allowed & NO_EXECUTE:
+    if walk.guest_address is None and not walk.is_broken:
+        yield broken(PROCESSOR, f"the entry {scene.entry:#x} is not mapped: {walk.problem}", remedy=remedy, vcpu=0)
+    elif walk.guest_address is not None and walk.is_no_execute:
         yield broken(PROCESSOR, f"the page of the entry {scene.entry:#x} is marked no-execute", remedy=remedy, vcpu=0)
-    elif walk.allowed & USER and scene.sregs.cr4.smep and not scene.sregs.ss.dpl:
+    elif walk.guest_address is not None and walk.is_user and scene.sregs.cr4.smep and not scene.sregs.ss.dpl:
         problem = f"the page of the entry {scene.entry:#x} is a user page, which SMEP keeps a kernel from executing"
         yield broken(PROCESSOR, problem, remedy=remedy, vcpu=0)
 

@@ -55,8 +55,8 @@ def stack_mapped(scene: Scene) -> Iterator[Finding]:
 
 def _mapped(scene: Scene, name: str, linear: int) -> Iterator[Finding]:
     walk = scene.pages.walk(linear) if scene.pages else None
-    if walk and walk.guest_address is None and not walk.broken:
-        problem = f"the {name} at {linear:#x} is not mapped: {walk.reason}"
+    if walk and walk.guest_address is None and not walk.is_broken:
+        problem = f"the {name} at {linear:#x} is not mapped: {walk.problem}"
         yield broken(PROCESSOR, problem, remedy="map it in anyvisor_page_tables, or move it", vcpu=0)
 
 
@@ -106,10 +106,10 @@ def _not_itself(pages: PageMap, region: Region) -> str:
         if at >= region.end:
             break
         walk = pages.walk(at)
-        if walk.broken:
+        if walk.is_broken:
             break
         if walk.guest_address is None:
-            return f"at {at:#x}, {walk.reason}"
+            return f"at {at:#x}, {walk.problem}"
         if walk.guest_address != at:
             return f"{at:#x} leads to {walk.guest_address:#x}, in a page of {format_size(walk.page_bytes)}"
         at += walk.page_bytes - at % walk.page_bytes

@@ -11,6 +11,8 @@ import functools
 from collections.abc import Callable
 from typing import TypeVar, cast
 
+import attrs
+
 from anyvisor.memory import Region
 from anyvisor.plan import Blob, BootPlan
 from anyvisor.states import Change, VcpuState
@@ -23,6 +25,7 @@ from anyvisor.x86_64.e820 import E820Entry
 from anyvisor.x86_64.features import Feature
 from anyvisor.x86_64.firmware_tables import READ_ERRORS, Firmware, FoundMpTable, FoundSmbios
 from anyvisor.x86_64.handed_over import HandedOver, find_handed_over
+from anyvisor.x86_64.paging_modes import MOST_ADDRESS_BITS, paging_of
 from anyvisor.x86_64.reset import reset_states
 from anyvisor.x86_64.setup_header import SetupHeader
 from anyvisor.x86_64.state import Regs, SegmentRegister, Sregs
@@ -32,9 +35,9 @@ T = TypeVar("T")
 A = TypeVar("A", bound=SystemTable)
 LINUX, PVH, MULTIBOOT = "Linux", "PVH", "multiboot"
 """The protocols of `HandedOver`."""
-MOST_ADDRESS_BITS = 52
-"""What a page-table entry has room for."""
 PROCESSOR = "vCPU 0"
+USER_LEVEL = 3
+"""The privilege level of programs."""
 
 
 class Mode(enum.Enum):
@@ -106,17 +109,13 @@ class Scene:
     @functools.cached_property
     def pages(self) -> PageMap | None:
         """The page tables of long mode; None without paging, and for the forms of paging before it."""
-        sregs, cpuid = self.sregs, self.cpuid
-        if self.mode not in (Mode.LONG, Mode.COMPATIBILITY):
+        paging, cpuid = paging_of(self.sregs), self.cpuid
+        if paging is None or self.mode not in (Mode.LONG, Mode.COMPATIBILITY):
             return None
-        return PageMap(
-            self.plan,
-            sregs.cr3,
-            levels=5 if sregs.cr4.la57 else 4,
-            address_bits=min(cpuid.physical_address_bits, MOST_ADDRESS_BITS) if cpuid else MOST_ADDRESS_BITS,
-            has_1g=cpuid is None or cpuid.has(Feature.PDPE1GB),
-            no_execute=sregs.efer.nxe,
-        )
+        if cpuid:
+            bits, levels = min(cpuid.physical_address_bits, MOST_ADDRESS_BITS), 3 if cpuid.has(Feature.PDPE1GB) else 2
+            paging = attrs.evolve(paging, physical_bits=bits, page_levels=levels)
+        return PageMap(self.plan, self.sregs.cr3, paging)
 
     def physical(self, linear: int) -> int | None:
         """Where in memory a linear address lies; None if it is not mapped, or by tables that are not read here."""
@@ -162,7 +161,9 @@ class Scene:
 
     @property
     def is_under_way(self) -> bool:
-        """Whether the guest runs already, in the upper half of the address space: no protocol enters a kernel there."""
+        """Whether the guest runs already: a program, or a kernel in the upper half, where no protocol enters one."""
+        if self.sregs.cs.dpl == self.sregs.ss.dpl == USER_LEVEL:
+            return True
         return self.mode is Mode.LONG and bool(self.entry >> 63) and self.physical(self.entry) is not None
 
     @property

@@ -15,22 +15,20 @@ import attrs
 from anyvisor.x86_64.diagnosis.exceptions import BP, DB, DE, GP, NM, NP, PF, SS, UD
 from anyvisor.x86_64.diagnosis.instruction import (
     INVALID_64,
-    INVALID_64_TOO,
     REGISTERS,
     VEX,
     Instruction,
     Memory,
     take_apart,
 )
-from anyvisor.x86_64.diagnosis.page_walk import LOW_32, is_canonical, paging_format
 from anyvisor.x86_64.diagnosis.scene import Scene
 from anyvisor.x86_64.diagnosis.segments import kind_problem, selector_problem
+from anyvisor.x86_64.disassembly import MAX_INSTRUCTION_BYTES
 from anyvisor.x86_64.modes import LONG, REAL
+from anyvisor.x86_64.paging_modes import LOW_32, paging_of
 from anyvisor.x86_64.state import SegmentRegister
 
 FETCH, READ, WRITE = "fetch", "read", "write"
-LONGEST = 15
-"""As many bytes as an instruction may have."""
 PUSHES = frozenset((*range(0x50, 0x58), 0x68, 0x6A, 0xE8, 0x9C, 0x0FA0, 0x0FA8))
 POPS = frozenset((*range(0x58, 0x60), 0xC2, 0xC3, 0xCA, 0xCB, 0xCF, 0x8F, 0x9D, 0x0FA1, 0x0FA9))
 STRING_READS = frozenset((0xA4, 0xA5, 0xA6, 0xA7, 0xAC, 0xAD, 0x6E, 0x6F))
@@ -64,7 +62,7 @@ def fault_at(scene: Scene, rip: int) -> Fault | None:
         return None
     if fault := _fetch(scene, rip):
         return fault
-    code = scene.read(rip, LONGEST)
+    code = scene.read(rip, MAX_INSTRUCTION_BYTES)
     instruction = take_apart(code, scene.bits)
     if instruction is None:
         return _vex(scene, rip, code) if code and code[0] in VEX else None
@@ -74,8 +72,8 @@ def fault_at(scene: Scene, rip: int) -> Fault | None:
 
 def _fetch(scene: Scene, rip: int) -> Fault | None:
     """Whether there is an instruction at all."""
-    form = paging_format(scene.sregs) if scene.sregs else None
-    if form and not is_canonical(rip, form.address_bits):
+    paging = paging_of(scene.sregs) if scene.sregs else None
+    if paging and not paging.is_canonical(rip):
         return Fault(GP, rip, f"RIP {rip:#x} is not a canonical address", rip, FETCH)
     walk = scene.walk(rip)
     if walk.guest_address is None:
@@ -94,7 +92,7 @@ def _undefined(scene: Scene, rip: int, instruction: Instruction) -> Iterator[Fau
     opcode = instruction.opcode
     if name := UNDEFINED.get(opcode):
         yield Fault(UD, rip, f"the instruction is {name}, which is undefined on purpose: a BUG() or an assertion")
-    elif scene.bits == 64 and opcode in INVALID_64 | INVALID_64_TOO:
+    elif scene.bits == 64 and opcode in INVALID_64:
         yield Fault(UD, rip, f"opcode {opcode:#04x} does not exist in 64-bit mode")
     elif 0xF0 in instruction.prefixes and instruction.has_modrm and instruction.memory is None:
         yield Fault(UD, rip, "the instruction has a LOCK prefix and names no memory")
@@ -231,8 +229,8 @@ LOOKS: tuple[Callable[[Scene, int, Instruction], Iterator[Fault]], ...] = (
 
 def unmapped(scene: Scene, rip: int, address: int, access: str, what: str, *, stack: bool = False) -> Iterator[Fault]:
     """The fault of an access to memory that is not there."""
-    form = paging_format(scene.sregs) if scene.sregs else None
-    if form and not is_canonical(address, form.address_bits):
+    paging = paging_of(scene.sregs) if scene.sregs else None
+    if paging and not paging.is_canonical(address):
         yield Fault(SS if stack else GP, rip, f"{what} {address:#x}, which is not canonical", address, access, stack)
         return
     walk = scene.walk(address)

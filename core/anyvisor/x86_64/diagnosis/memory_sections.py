@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterator
 
 from anyvisor.section import Section
-from anyvisor.x86_64.diagnosis.page_walk import paging_format
 from anyvisor.x86_64.diagnosis.scene import Scene
 from anyvisor.x86_64.disassembly import around
+from anyvisor.x86_64.paging_modes import paging_of
 
 STACK_WORDS = 16
 ARROW, NO_ARROW = "-> ", "   "
@@ -26,10 +26,10 @@ def code(scene: Scene) -> Iterator[Section]:
 
 def page_walks(scene: Scene) -> Iterator[Section]:
     """The entries on the way of RIP, RSP and CR2; none while paging is off."""
-    form = paging_format(scene.sregs) if scene.sregs else None
-    if scene.sregs is None or form is None:
+    paging = paging_of(scene.sregs) if scene.sregs else None
+    if scene.sregs is None or paging is None:
         return
-    lines = [f"{form.name}, CR3 {scene.sregs.cr3:#x}"]
+    lines = [f"{paging.name}, CR3 {scene.sregs.cr3:#x}"]
     wanted = {"RIP": scene.rip, "CR2": scene.sregs.cr2 or None, "RSP": scene.rsp}
     walks = {name: scene.walk(address) for name, address in wanted.items() if address is not None}
     for name, walk in walks.items():

@@ -18,8 +18,9 @@ import attrs
 from anyvisor.errors import GuestMemoryError
 from anyvisor.memory import Region
 from anyvisor.states import VcpuState
-from anyvisor.x86_64.elf_core.page_walk import PageWalk, Run, paging_of
-from anyvisor.x86_64.paging import Read
+from anyvisor.x86_64.elf_core.mapped_runs import Mappings, Run
+from anyvisor.x86_64.page_walk import Read
+from anyvisor.x86_64.paging_modes import paging_of
 from anyvisor.x86_64.state import Sregs
 
 PHYSICAL_WINDOW = 1 << 62
@@ -76,7 +77,7 @@ def load_segments(
     Where two vCPUs have different memory at a virtual address, it is the first one's that counts.
     """
     registers = [sregs for states in vcpus if isinstance(sregs := states.get(Sregs), Sregs)]
-    walk = PageWalk(reader(ram))
+    walk = Mappings(reader(ram))
     mapped: list[Run] = []
     for cr3, paging in dict.fromkeys((sregs.cr3, paging_of(sregs)) for sregs in registers):
         if paging:

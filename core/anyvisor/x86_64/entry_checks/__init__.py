@@ -9,6 +9,9 @@ registers that a plan writes.
 What is neither set by a plan nor among the states is the hypervisor's own: a rule about it is not looked at. So are
 bits that a hypervisor sets for itself in any guest: EFER.SVME, CR4.VMXE and CR0.NE of a processor that virtualises.
 
+Rules of both makers fit the live states of either: what KVM tells of a processor of AMD's it has made to look as that
+of Intel's would (a busy TSS, the accessed mark), so that states can move from one to the other.
+
 Processors have run real mode in a guest as it is since 2010 ("unrestricted guest"): a vCPU in its reset state passes.
 
 Loading a segment marks it accessed, and Intel's processors want that mark. It is looked at in plans of protected mode.

@@ -7,19 +7,16 @@ in memory is known of a plan, and not of live states.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
+
+import attrs
 
 from anyvisor.x86_64.entry_checks.check import Broken, check
 from anyvisor.x86_64.entry_checks.state import Known
 from anyvisor.x86_64.features import Feature
+from anyvisor.x86_64.paging_modes import MOST_ADDRESS_BITS, PAE, PRESENT
 from anyvisor.x86_64.state import Sregs
 
-TOP_TABLE_BYTES = 32
-TOP_TABLE_MASK = (1 << 32) - TOP_TABLE_BYTES
-PRESENT = 1
-RESERVED = 0b110 | 0b1111 << 5
-"""Bits 2-1 and 8-5 of a PDPTE."""
 LAM_BITS = 0b11 << 61
 
 
@@ -49,10 +46,10 @@ def pdptes(known: Known) -> Iterator[Broken]:
         return
     if not (cr0.pg and cr4.pae) or efer.lma:
         return
-    beyond = -1 << known.physical_address_bits
-    table = known.read(cr3 & TOP_TABLE_MASK, TOP_TABLE_BYTES)
-    for number, (entry,) in enumerate(struct.iter_unpack("<Q", table)):
-        if entry & PRESENT and (wrong := entry & (RESERVED | beyond)):
+    paging = attrs.evolve(PAE, physical_bits=min(known.physical_address_bits, MOST_ADDRESS_BITS))
+    table = known.read(cr3 & paging.root_mask, paging.table_bytes(paging.levels))
+    for number, entry in enumerate(paging.entries(table, paging.levels)):
+        if entry & PRESENT and (wrong := paging.refused(paging.levels, entry)):
             problem = f"PDPTE {number} has reserved bits {wrong:#x} set"
             yield Broken(
                 "CR3", problem, f"PDPTE {number} {entry:#x}", "them clear", "correct the table that CR3 leads to"
