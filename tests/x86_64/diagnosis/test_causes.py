@@ -45,6 +45,8 @@ def first(evidence):
     return made.likely.name
 
 
+HLT = b"\xf4\xeb\xfd"
+UNPACKER = HLT + bytes(64) + b" -- System halted\0"
 FAULTS = {
     "undefined-opcode": (UD2, {}),
     "undefined-opcode of another mode": (b"\x06", {}),
@@ -285,3 +287,24 @@ def test_another_pieces_bytes_are_named_by_the_piece():
 
 def test_a_stack_that_is_mapped_is_not_blamed():
     assert first(dead(PUSH + UD2, regs={"rip": CODE + 1, "rsp": STACK})) == "undefined-opcode"
+
+
+@pytest.mark.parametrize(
+    ("code", "printed", "name"),
+    [
+        (UNPACKER, (), "kernel-not-unpacked"),
+        (HLT + bytes(64), (), "halted-interrupts-off"),
+        (UNPACKER, ("it is heard",), "halted-interrupts-off"),
+    ],
+    ids=["Linux's unpacker", "any other code", "one that has told why"],
+)
+def test_a_kernel_that_halts_unheard_in_its_unpacker_is_recognised(code, printed, name):
+    console = {"serial0": printed}
+    assert first(dead(code, exit_=Halted(), regs={"rip": CODE + 1}, console=console)) == name
+
+
+def test_an_application_processor_is_said_to_wait():
+    found = attrs.evolve(dead(NOP), exit=None)
+    waiting = attrs.evolve(found, now={**found.now, MpState: MpState(Activity.UNINITIALIZED)})
+    assert "is looked at, and waits to be started" in report(waiting).summary
+    assert "waits" not in report(found).summary

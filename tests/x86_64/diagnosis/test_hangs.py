@@ -97,7 +97,7 @@ def started(hypervisor, tmp_path):
 
 
 def hang(machine):
-    (evidence,) = watch(machine, samples=8, interval_seconds=0.005)
+    (evidence,) = watch(machine, samples=16, interval_seconds=0.003)
     return describe_hang(evidence)
 
 

@@ -1,7 +1,7 @@
 """What an x86_64 guest's evidence says: what happened, why, and all there is to see.
 
-`causes` asks each topic (`causes_faults`, `causes_memory`...) and puts the strongest first; the parts of the page are
-made by `registers`, `segments`, `memory_sections` and `exits`. All of them look at the guest through a `Scene`.
+`causes` asks each topic (`causes_faults`, `causes_memory`, `hangs`...) and puts the strongest first; the parts of the
+page are made by `registers`, `segments`, `memory_sections` and `exits`. All look at the guest through a `Scene`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from anyvisor.x86_64.diagnosis import (
     causes_damage,
     causes_exits,
     causes_faults,
-    causes_idle,
     causes_memory,
+    causes_unpacking,
     exits,
+    hangs,
     memory_sections,
 )
 from anyvisor.x86_64.diagnosis.failed_checks import failed_checks
@@ -31,7 +32,7 @@ from anyvisor.x86_64.diagnosis.registers import registers
 from anyvisor.x86_64.diagnosis.scene import Scene
 from anyvisor.x86_64.diagnosis.segments import segments
 from anyvisor.x86_64.msrs import Msrs
-from anyvisor.x86_64.state import DebugRegs, MpState, Regs, Sregs, VcpuEvents, Xcrs
+from anyvisor.x86_64.state import Activity, DebugRegs, MpState, Regs, Sregs, VcpuEvents, Xcrs
 
 STATES: tuple[type[VcpuState], ...] = (Regs, Sregs, MpState, VcpuEvents, DebugRegs, Xcrs, Msrs)
 """What to collect of a vCPU; asking for them changes nothing in a guest that goes on afterwards."""
@@ -41,7 +42,8 @@ CAUSES = (
     *causes_memory.CAUSES,
     *causes_damage.CAUSES,
     *causes_exits.CAUSES,
-    *causes_idle.CAUSES,
+    *hangs.CAUSES,
+    *causes_unpacking.CAUSES,
     *causes_console.CAUSES,
 )
 """Every look at a guest for a cause: functions of a `Scene`."""
@@ -50,7 +52,7 @@ CAUSES = (
 def summary(evidence: Evidence) -> str:
     """What happened and where, in a sentence."""
     scene = Scene(evidence)
-    what = _what(evidence.exit)
+    what = _what(evidence.exit) + _waiting(evidence)
     if scene.rip is None:
         return f"vCPU {evidence.vcpu} {what}"
     since = f"; at {evidence.since} it was" if evidence.since else ","
@@ -61,6 +63,13 @@ def _what(exit_: Exit | None) -> str:
     if isinstance(exit_, Halted):
         return "has halted for good"
     return f"died: {exit_.describe()}" if exit_ else "is looked at"
+
+
+def _waiting(evidence: Evidence) -> str:
+    """What an application processor does that its kernel has not started."""
+    state = evidence.state(MpState)
+    waits = state is not None and state.activity in (Activity.UNINITIALIZED, Activity.INIT_RECEIVED)
+    return ", and waits to be started (INIT, then a startup IPI)" if waits and evidence.exit is None else ""
 
 
 def _mode(scene: Scene) -> str:

@@ -13,20 +13,21 @@ from typing import Any
 
 import attrs
 
-from anyvisor.x86_64.diagnosis.faults import LONGEST, POPS, PUSHES, STRING_READS, STRING_WRITES, Fault, address_of
-from anyvisor.x86_64.diagnosis.faults import fault_at as fault_here
+from anyvisor.x86_64.diagnosis.faults import POPS, PUSHES, STRING_READS, STRING_WRITES, Fault, address_of, fault_at
 from anyvisor.x86_64.diagnosis.instruction import REGISTERS, Instruction, take_apart
 from anyvisor.x86_64.diagnosis.scene import Scene
+from anyvisor.x86_64.disassembly import MAX_INSTRUCTION_BYTES
 from anyvisor.x86_64.state import DescriptorTable, Sregs
 
 STEPS = 200
 """As far as it is looked."""
-QUIET = frozenset(
-    (0x84, 0x85, 0x88, 0x89, 0x90, 0xA8, 0xA9, 0xC6, 0xC7, 0xE6, 0xE7, 0xEE, 0xEF, 0xF8, 0xF9, 0xFA, 0xFB)
-)
-"""Instructions that change no register; stores, where they name memory."""
-QUIET_TOO = frozenset((0xFC, 0xFD, 0xF5, 0x8E, 0x0F1E, 0x0F1F, 0x0FAE, 0x0F09, 0x0F0D, 0x0F18, 0x38, 0x39, 0x3A, 0x3B))
-COMPARES = frozenset((0x3C, 0x3D))
+COMPARES = frozenset((*range(0x38, 0x3E), 0x84, 0x85, 0xA8, 0xA9))
+OUTPUTS = frozenset((0xE6, 0xE7, 0xEE, 0xEF))
+FLAGS = frozenset((0xF5, 0xF8, 0xF9, 0xFA, 0xFB, 0xFC, 0xFD))
+QUIET = COMPARES | OUTPUTS | FLAGS | {0x8E, 0x90, 0x0F09, 0x0F0D, 0x0F18, 0x0F1E, 0x0F1F, 0x0F30, 0x0FAE}
+"""Instructions that change no general-purpose register."""
+STORES = frozenset((0x81, 0x83, 0x88, 0x89, 0xC6, 0xC7))
+"""Nor do these where they name memory."""
 FULL = (1 << 64) - 1
 
 
@@ -67,9 +68,9 @@ def look_ahead(scene: Scene) -> End | None:
         return None
     way = Way(scene, scene.rip, set())
     for _ in range(STEPS):
-        instruction = take_apart(way.scene.read(way.rip, LONGEST), way.scene.bits)
+        instruction = take_apart(way.scene.read(way.rip, MAX_INSTRUCTION_BYTES), way.scene.bits)
         needs = _needs(instruction) if instruction else set()
-        if not needs & way.unknown and (fault := fault_here(way.scene, way.rip)):
+        if not needs & way.unknown and (fault := fault_at(way.scene, way.rip)):
             return End(way.scene, way.rip, fault)
         at = way.rip
         if instruction is None or not _follow(way, instruction):
@@ -161,7 +162,7 @@ def _masked(value: int | None, mask: int) -> int | None:
 def _others(way: Way, instruction: Instruction) -> bool:
     """Instructions that change nothing here, the stack pointer, or a register to what is not known."""
     opcode = instruction.opcode
-    if opcode in QUIET | QUIET_TOO | COMPARES and (opcode not in (0x88, 0x89, 0xC6, 0xC7) or instruction.memory):
+    if opcode in QUIET or (opcode in STORES and instruction.memory):
         return True
     if opcode in PUSHES:
         _move_stack(way, -1)
@@ -173,10 +174,11 @@ def _others(way: Way, instruction: Instruction) -> bool:
         way.set(REGISTERS[instruction.register or 0], None)
     elif opcode in (0xE4, 0xE5, 0xEC, 0xED):
         way.set("rax", None)
-    elif opcode in (0x0F30, 0x83, 0x81) and (opcode == 0x0F30 or instruction.memory):
-        return True
-    elif opcode in (0x83, 0x81) and instruction.register is not None:
+    elif opcode in (0x83, 0x81, 0x8C) and instruction.register is not None:
         way.set(REGISTERS[instruction.register], None)
+    elif opcode in (0xFE, 0xFF) and instruction.reg & 7 < 2:  # INC and DEC; of 8 bits, AH to BH may be parts of others
+        for number in () if instruction.register is None else {instruction.register, instruction.register & 3}:
+            way.set(REGISTERS[number], None)
     elif opcode < 0x38 and instruction.has_modrm:
         _arithmetic(way, instruction)
     else:

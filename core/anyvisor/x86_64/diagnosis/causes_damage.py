@@ -16,10 +16,10 @@ import attrs
 from anyvisor.diagnosis.report import Cause
 from anyvisor.memory import PAGE_BYTES
 from anyvisor.plan import Blob
-from anyvisor.x86_64.diagnosis.faults import LONGEST
 from anyvisor.x86_64.diagnosis.instruction import take_apart
-from anyvisor.x86_64.diagnosis.page_walk import LOW_32
 from anyvisor.x86_64.diagnosis.scene import Scene
+from anyvisor.x86_64.disassembly import MAX_INSTRUCTION_BYTES
+from anyvisor.x86_64.paging_modes import LOW_32
 
 NEAR_BYTES = 16
 """A change this near to RIP is in the instruction, or in the one before."""
@@ -34,7 +34,7 @@ FEW_BYTES = 16
 """As many changed bytes as are a damage, and not the work of the guest itself."""
 DENSE = 10
 """Of the 16 bytes around one of code, as many at least are not zero."""
-AT_RIP, ELSEWHERE, LATE = 95, 86, 60
+AT_RIP, ELSEWHERE, LATE = 95, 80, 60
 """How strongly a change speaks: where the guest died, somewhere in its code, and of a guest that has run for long."""
 
 
@@ -77,15 +77,15 @@ def _reach(scene: Scene, place: int | None, *, is_entry: bool) -> int:
     died_at = _physical(scene, scene.rip)
     if is_entry and (scene.evidence.is_lost or place != died_at):
         return _straight(scene, place)
-    found = take_apart(scene.guest_memory(place, LONGEST), scene.bits)
-    return found.length if found else LONGEST
+    found = take_apart(scene.guest_memory(place, MAX_INSTRUCTION_BYTES), scene.bits)
+    return found.length if found else MAX_INSTRUCTION_BYTES
 
 
 def _straight(scene: Scene, entry: int) -> int:
     """The length of the code that was loaded at the entry, up to where the way leads elsewhere."""
     blob, length = scene.blob(entry), 0
     while blob and length < STRAIGHT_BYTES:
-        found = take_apart(blob.read(entry + length - blob.guest_address, LONGEST), scene.bits)
+        found = take_apart(blob.read(entry + length - blob.guest_address, MAX_INSTRUCTION_BYTES), scene.bits)
         if found is None:
             break
         length += found.length

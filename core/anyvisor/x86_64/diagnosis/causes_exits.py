@@ -1,23 +1,16 @@
-"""Causes that exits show: what a hypervisor could not do, what nobody answers, what the guest asked for."""
+"""Causes that exits show: what a hypervisor could not do, and what the guest asked for."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from anyvisor.diagnosis.report import Cause
 from anyvisor.exits import InternalError, MemoryFault, SystemEvent, UnknownExit
-from anyvisor.flight import NotedExit
-from anyvisor.x86_64.diagnosis.causes_memory import has_died
 from anyvisor.x86_64.diagnosis.exits import device_at
 from anyvisor.x86_64.diagnosis.faults import address_of, fault_at
 from anyvisor.x86_64.diagnosis.instruction import Instruction, take_apart
 from anyvisor.x86_64.diagnosis.scene import Scene
-
-POLLS = 16
-"""As many reads of the same place one after another are a loop."""
-POLLED_AND_DIED = 55
-"""Who polls does not die of it: it has gone on since."""
+from anyvisor.x86_64.disassembly import MAX_INSTRUCTION_BYTES
 
 
 def internal_error(scene: Scene) -> Iterator[Cause]:
@@ -37,9 +30,13 @@ def internal_error(scene: Scene) -> Iterator[Cause]:
         )
         return
     fault = None if scene.rip is None else fault_at(scene, scene.rip)
-    code = exit_.instruction or (b"" if scene.rip is None else scene.read(scene.rip, 15))
+    code = exit_.instruction or (b"" if scene.rip is None else scene.read(scene.rip, MAX_INSTRUCTION_BYTES))
     instruction = take_apart(code, scene.bits)
-    observed = [*_touched(scene, instruction), *([fault.why] if fault else []), f"its bytes are {code[:15].hex(' ')}"]
+    observed = [
+        *_touched(scene, instruction),
+        *([fault.why] if fault else []),
+        f"its bytes are {code[:MAX_INSTRUCTION_BYTES].hex(' ')}",
+    ]
     at = "an address that is not known" if scene.rip is None else scene.place(scene.rip)
     yield Cause(
         name="instruction-not-emulated",
@@ -99,39 +96,4 @@ def asked_for(scene: Scene) -> Iterator[Cause]:
         )
 
 
-def polled(scene: Scene) -> Iterator[Cause]:
-    """A loop that reads a place again and again, at which nobody answers, or a device that never says what it wants."""
-    tail = scene.evidence.accesses[-POLLS:]
-    if len(tail) < POLLS or scene.evidence.rips:  # of a guest that was watched, more is known
-        return
-    reads = Counter(_place(each) for each in tail if each.kind in ("in", "read"))
-    (space, address), count = reads.most_common(1)[0] if reads else (("", 0), 0)
-    if count < POLLS // 2 or len(reads) > 2:
-        return
-    device = device_at(scene.evidence, space, address)
-    words = "port" if space == "port" else "MMIO address"
-    times = scene.evidence.unclaimed.get((space, address), 0)
-    if times:
-        yield Cause(
-            name="polling-nobody",
-            summary=f"the guest polls {words} {address:#x} in a loop, and no device answers there",
-            because=(f"it reads as all ones; it was asked {times} times", f"the last access: {tail[-1]}"),
-            remedy="give the machine the device that the guest waits for (anyvisor_devices), or tell the guest that "
-            "it is not there",
-            weight=POLLED_AND_DIED if has_died(scene.evidence.exit) else 89,
-        )
-    elif device:
-        yield Cause(
-            name="polling-device",
-            summary=f"the guest polls {words} {address:#x} of the device {device.name} in a loop",
-            because=(f"the last access: {tail[-1]}",),
-            remedy="look at what it waits for: a bit that this device never sets, or input that never comes",
-            weight=35,
-        )
-
-
-def _place(noted: NotedExit) -> tuple[str, int]:
-    return "port" if noted.kind in ("in", "out") else "mmio", noted.address
-
-
-CAUSES = (internal_error, unhandled, asked_for, polled)
+CAUSES = (internal_error, unhandled, asked_for)

@@ -8,6 +8,7 @@ import attrs
 
 from anyvisor.diagnosis.report import Cause
 from anyvisor.exits import InternalError, Shutdown
+from anyvisor.memory import PAGE_BYTES
 from anyvisor.x86_64.diagnosis.ahead import look_ahead
 from anyvisor.x86_64.diagnosis.exceptions import (
     BP,
@@ -38,7 +39,6 @@ handlers (a decompressor's has one for page faults) need not have all.
 EXCEPTIONS = 32
 RESET = 93
 NEAR_STACK_BYTES = 256
-LOW_PAGE = 0x1000
 MANUAL = "SDM Vol. 3, 6.15; APM Vol. 2, 8.2"
 NAMES = {
     DE: "divide-error",
@@ -159,12 +159,18 @@ def _name(scene: Scene, fault: Fault) -> str:
     if fault.selector is not None:
         return "selector-beyond-gdt" if "beyond" in fault.why else "bad-selector"
     if fault.vector == PF and fault.access == FETCH:
-        if fault.rip == scene.entry:
+        if fault.rip == scene.entry and not _was_mapped(scene, fault.rip):
             return "entry-not-mapped"
-        return "jump-to-zero" if fault.rip < LOW_PAGE else "code-not-mapped"
+        return "jump-to-zero" if fault.rip < PAGE_BYTES else "code-not-mapped"
     if fault.vector in (PF, SS) and (fault.stack or _is_near_stack(scene, fault)):
         return "stack-not-mapped"
     return NAMES.get(fault.vector, f"exception-{fault.vector}")
+
+
+def _was_mapped(scene: Scene, address: int) -> bool:
+    """Whether the page tables of the plan mapped an address: then the guest has changed them since."""
+    before = Scene(attrs.evolve(scene.evidence, read=scene.evidence.plan.read))
+    return before.walk(address).guest_address is not None
 
 
 def _is_near_stack(scene: Scene, fault: Fault) -> bool:

@@ -6,10 +6,14 @@ from collections.abc import Iterator
 
 from anyvisor.diagnosis.report import Cause
 from anyvisor.exits import Exit, Halted
-from anyvisor.memory import PAGE_BYTES
-from anyvisor.x86_64.diagnosis.page_walk import Walk, paging_format
+from anyvisor.memory import PAGE_BYTES, Region
+from anyvisor.x86_64.boot_checks.scene import LINUX
 from anyvisor.x86_64.diagnosis.scene import Scene
+from anyvisor.x86_64.firmware_tables import READ_ERRORS
+from anyvisor.x86_64.handed_over import find_handed_over
 from anyvisor.x86_64.modes import REAL
+from anyvisor.x86_64.page_walk import Walk
+from anyvisor.x86_64.paging_modes import paging_of
 
 ZEROS = bytes(16)
 
@@ -21,7 +25,7 @@ def has_died(exit_: Exit | None) -> bool:
 
 def page_tables(scene: Scene) -> Iterator[Cause]:
     """A table on the way of RIP or RSP that is not in RAM."""
-    if scene.sregs is None or not has_died(scene.evidence.exit) or paging_format(scene.sregs) is None:
+    if scene.sregs is None or not has_died(scene.evidence.exit) or paging_of(scene.sregs) is None:
         return
     wanted = {"RIP": scene.rip, "RSP": scene.rsp}
     walks = {name: scene.walk(each) for name, each in wanted.items() if each is not None}
@@ -32,13 +36,12 @@ def page_tables(scene: Scene) -> Iterator[Cause]:
 
 
 def _table_outside(scene: Scene, name: str, walk: Walk) -> Cause:
-    ram = ", ".join(str(each) for each in scene.evidence.plan.ram)
     is_root = not walk.steps
     what = f"CR3 ({walk.table_outside:#x})" if is_root else f"a page table ({walk.table_outside:#x})"
     return Cause(
         name="cr3-outside-ram" if is_root else "page-table-outside-ram",
         summary=f"{what} lies outside RAM: the processor finds no page tables there",
-        because=(f"the walk of {name} {walk.address:#x}: {walk.problem}", f"RAM is {ram}"),
+        because=(f"the walk of {name} {walk.address:#x}: {walk.problem}", f"RAM is {_ram(scene)}"),
         remedy="put the page tables into RAM and their address into CR3 (anyvisor_page_tables)",
         section="SDM Vol. 3, 4.5; APM Vol. 2, 5.3",
         weight=95,
@@ -86,6 +89,36 @@ def not_code(scene: Scene) -> Iterator[Cause]:
         )
 
 
+def handed_over(scene: Scene) -> Iterator[Cause]:
+    """RIP is in what the guest was handed over to read, and that is still there."""
+    if scene.rip is None or not has_died(scene.evidence.exit) or scene.evidence.is_lost:
+        return
+    place = scene.walk(scene.rip).guest_address
+    region = None if place is None else next((each for each in _to_read(scene) if each.contains(place)), None)
+    if region is None or place is None or scene.guest_memory(place, 1) != scene.evidence.plan.read(place, 1):
+        return
+    yield Cause(
+        name="executing-data",
+        summary=f"the guest executes the {region.name} as if it were code, at {scene.place(scene.rip)}",
+        because=(f"the {region.name} lies at {region.start:#x}-{region.end - 1:#x}, and was given to it to be read",),
+        remedy="find out how it got there: a bad jump, a return from a broken stack, or a run through memory that is "
+        "empty up to here",
+        weight=92,
+    )
+
+
+def _to_read(scene: Scene) -> Iterator[Region]:
+    """What the boot protocol hands over, with what it leads to."""
+    try:
+        told = find_handed_over(scene.evidence.plan)
+    except READ_ERRORS:  # too broken to be told from code
+        return
+    if told:
+        yield told.place
+        yield Region(told.command_line_address, len(told.command_line), "command line")
+        yield from (each for each in told.initrds if told.protocol == LINUX)  # a module may be code
+
+
 def zeros(scene: Scene) -> Iterator[Cause]:
     """RIP is among zeros, or the guest ran through them to where memory ends."""
     if scene.rip is None or scene.evidence.is_lost or not (has_died(scene.evidence.exit) or scene.evidence.rips):
@@ -117,4 +150,4 @@ def _ram(scene: Scene) -> str:
     return ", ".join(str(each) for each in scene.evidence.plan.ram)
 
 
-CAUSES = (page_tables, outside_ram, not_code, zeros)
+CAUSES = (page_tables, outside_ram, not_code, handed_over, zeros)

@@ -52,11 +52,10 @@ def _answered(evidence: Evidence, noted: NotedExit) -> str:
     """Which device answers there."""
     if noted.exit is not None:
         return ""
-    space = "port" if noted.kind in ("in", "out") else "mmio"
-    spec = device_at(evidence, space, noted.address)
+    spec = device_at(evidence, *noted.place)
     if spec:
         return f"  {spec.name}"
-    return "  nobody answers" if (space, noted.address) in evidence.unclaimed else ""
+    return "  nobody answers" if noted.place in evidence.unclaimed else ""
 
 
 def device_at(evidence: Evidence, space: str, address: int) -> DeviceSpec | None:

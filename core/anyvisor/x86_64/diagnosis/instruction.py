@@ -15,9 +15,8 @@ SEGMENT_PREFIXES = {0x26: "es", 0x2E: "cs", 0x36: "ss", 0x3E: "ds", 0x64: "fs", 
 REGISTERS = tuple("rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split())  # noqa: SIM905
 PAIRS_16 = (("rbx", "rsi"), ("rbx", "rdi"), ("rbp", "rsi"), ("rbp", "rdi"), ("rsi",), ("rdi",), ("rbp",), ("rbx",))
 """The registers of a 16-bit address, by the low bits of ModRM."""
-INVALID_64 = frozenset((0x06, 0x07, 0x0E, 0x16, 0x17, 0x1E, 0x1F, 0x27, 0x2F, 0x37, 0x3F, 0x60, 0x61, 0x82, 0x9A))
-"""One-byte opcodes that 64-bit mode does not have; a few more are among those below."""
-INVALID_64_TOO = frozenset((0xCE, 0xD4, 0xD5, 0xD6, 0xEA))
+INVALID_64 = frozenset(bytes.fromhex("06070e16171e1f272f373f6061829aced4d5d6ea"))
+"""One-byte opcodes that 64-bit mode does not have."""
 VEX = frozenset((0xC4, 0xC5, 0x62))
 CONTROL_MOVES = frozenset((0x0F20, 0x0F21, 0x0F22, 0x0F23))
 """MOV to and from control and debug registers; their ModRM byte never names memory."""

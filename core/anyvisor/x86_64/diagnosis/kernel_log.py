@@ -9,6 +9,7 @@ of its own and old bytes behind it: its length stands in another ring, to which 
 
 from __future__ import annotations
 
+import collections
 import struct
 from collections.abc import Iterator
 
@@ -26,6 +27,8 @@ INFO_BYTES = 88
 INFOS_AT, LENGTH_AT = 16, 16
 """Where a ring's descriptor has the address of the infos, and an info the length of its text."""
 MOST_COUNT_BITS = 24
+MESSAGES = 400
+"""As many of the last messages, and of their lines, are looked at: a guest can write a hundred thousand."""
 
 
 @attrs.frozen
@@ -41,19 +44,19 @@ class Infos:
 
 
 def kernel_log(scene: Scene) -> list[str]:
-    """The messages in their order, without clock and level; none without symbols, or where there is no such log."""
+    """The last messages, in order, without clock and level; none without symbols, or where there is no such log."""
     place = _place(scene)
     if place is None:
         return []
     data = scene.read(*place)
     infos = _infos(scene)
     lines: list[str] = []
-    for number, text in _blocks(data):
+    for number, text in collections.deque(_blocks(data), MESSAGES):
         length = infos.length(scene, number) if infos else None
         if length is not None and length <= len(text):
             text = text[:length]  # noqa: PLW2901
         lines += text.partition(b"\0")[0].decode("utf-8", "replace").splitlines() or [""]
-    return lines
+    return lines[-MESSAGES:]
 
 
 def _place(scene: Scene) -> tuple[int, int] | None:

@@ -10,8 +10,8 @@ from anyvisor.section import Section
 from anyvisor.x86_64.diagnosis.scene import Scene
 from anyvisor.x86_64.state import MpState, Sregs, VcpuEvents
 
-A_LINE = 4
-"""How many numbers stand in a line."""
+A_LINE = 3
+"""How many numbers stand in a line: as many as a terminal of 80 columns has room for."""
 GENERAL = tuple("rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15".split())  # noqa: SIM905
 
 

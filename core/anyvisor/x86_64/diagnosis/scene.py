@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import Any
 
@@ -12,8 +13,9 @@ from anyvisor.errors import AnyvisorError
 from anyvisor.memory import PAGE_BYTES
 from anyvisor.plan import Blob
 from anyvisor.states import VcpuState
-from anyvisor.x86_64.diagnosis.page_walk import LOW_32, Walk, walk
 from anyvisor.x86_64.modes import LONG, PROTECTED, REAL
+from anyvisor.x86_64.page_walk import Walk, walk
+from anyvisor.x86_64.paging_modes import LOW_32
 from anyvisor.x86_64.read_back import planned
 from anyvisor.x86_64.state import Regs, SegmentRegister, Sregs
 
@@ -85,6 +87,12 @@ class Scene:
         return None if self.regs is None else self.linear(self.regs.rsp, self.sregs.ss if self.sregs else None)
 
     @cached_property
+    def seen_at(self) -> tuple[int, ...]:
+        """The linear addresses at which a guest was seen that was watched."""
+        base = 0 if self.rip is None or self.regs is None else self.rip - self.regs.rip
+        return tuple(base + each for each in self.evidence.rips)
+
+    @cached_property
     def entry(self) -> int | None:
         """The linear address of the first instruction that the plan gave this vCPU."""
         if "rip" not in self.planned_regs:
@@ -139,9 +147,9 @@ class Scene:
 
     def function_start(self, address: int) -> int | None:
         """Where the function that an address is in begins, as far as symbols tell, or the piece that it lies in."""
-        _, plus, rest = self.where(address).rpartition("+")
-        offset = rest.strip(") ").partition(" ")[0].partition(")")[0]
-        return address - int(offset, 16) if plus else address if self.where(address) else None
+        where = self.where(address)
+        offset = re.search(r"\+(0x[0-9a-f]+)", where)
+        return address - (int(offset[1], 16) if offset else 0) if where else None
 
     def place(self, address: int) -> str:
         """A linear address with its symbol, or with the piece of the plan that it lies in: `0x1000 (GDT+0x8)`."""

@@ -22,6 +22,8 @@ from anyvisor.x86_64.state import SegmentRegister
 NAMES = ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldt")
 TITLES = "                selector  base                limit       dpl  holds"
 COMPARED = ("type", "s", "dpl", "present", "l", "db", "g")
+NULL = "is null"
+"""What is wrong with a selector of 0; some registers take it."""
 ACCESSED, BUSY = 1, 2
 """Type bits that loading sets: they may differ from the descriptor's."""
 
@@ -77,14 +79,13 @@ def gdt_note(scene: Scene, name: str, register: SegmentRegister) -> str:
     except PlanError as error:
         return f"its descriptor in memory is no segment: {error}"
     loaded = ACCESSED if register.s else BUSY
-    same = all(
-        getattr(segment, each) | loaded * (each == "type") == getattr(register, each) | loaded * (each == "type")
+    differs = [
+        each
         for each in COMPARED
-    )
-    return "" if same else f"its descriptor in memory is another one: {segment.words}"
-
-
-NULL = "is null"
+        if getattr(segment, each) | loaded * (each == "type") != getattr(register, each) | loaded * (each == "type")
+    ]
+    level = f", level {segment.dpl}" * ("dpl" in differs)
+    return f"its descriptor in memory is another one: {segment.words}{level}" if differs else ""
 
 
 def selector_problem(scene: Scene, selector: int) -> str:
