@@ -12,18 +12,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import attrs
 
 from anyvisor.bus import Bus
-from anyvisor.diagnosis.death import device_failure
 from anyvisor.errors import AnyvisorError, GuestError
 from anyvisor.exits import Exit, Kicked
 from anyvisor.flight import ExitRing
 from anyvisor.hypervisor import Vcpu
-from anyvisor.outcome import DIED, Outcome, Phase
-from anyvisor.panics import Panic
+from anyvisor.outcome import DIED, Outcome, Phase, device_failure
+from anyvisor.patience import limit
 from anyvisor.tapped_bus import bus_noting
+
+if TYPE_CHECKING:
+    from anyvisor.panics import Panic
 
 
 class Crew:
@@ -59,7 +62,8 @@ class Crew:
         self._changed = threading.Condition(threading.RLock())
         self._parked = 0
         self._alive = 0
-        self._holders = 0
+        self._holders: list[threading.Thread] = []
+        self._is_shut = False
         self._is_paused = False
         """Whether who owns the machine has paused it; one that is only held is not."""
 
@@ -110,18 +114,21 @@ class Crew:
     def held(self, timeout: float) -> Iterator[None]:
         """A block in which no vCPU runs; whatever was running goes on behind it, unless it was paused meanwhile.
 
-        GuestError when that takes longer than `timeout` seconds, and then nothing is held.
+        GuestError when that takes longer than `timeout` seconds, and then nothing is held; and once it is `shut`.
         """
         self._refuse_own_thread("be held")
         with self._changed:
-            self._holders += 1
+            if self._is_shut:
+                raise GuestError("the machine cannot be held: it is closed, and its vCPUs are gone; do it before")
+            self._holders.append(threading.current_thread())
         try:
             self._park(timeout, lambda: self._parked == self._alive)
             yield
         finally:
             with self._changed:
-                self._holders -= 1
+                self._holders.remove(threading.current_thread())
                 self._go_on()
+                self._changed.notify_all()
 
     def _park(self, timeout: float, is_done: Callable[[], bool]) -> None:
         """Make every vCPU that runs stand still, and wait until that is done."""
@@ -173,13 +180,24 @@ class Crew:
             for thread in self._threads:
                 thread.join(timeout)
 
+    def shut(self, timeout: float) -> None:
+        """Let nobody hold the vCPUs any more, and wait for those who do; GuestError when that takes too long.
+
+        Who has looked at a vCPU must be done before it is given back. One who calls this is not waited for.
+        """
+        with self._changed:
+            self._is_shut = True
+            own = threading.current_thread()
+            if not self._changed.wait_for(lambda: all(each is own for each in self._holders), limit(timeout)):
+                raise GuestError(f"the machine did not close within {timeout} seconds: another thread still holds it")
+
     def wait(self, timeout: float | None) -> Outcome:
         """Wait for the end; TimeoutError after `timeout` seconds."""
         self._refuse_own_thread("be waited for")
         with self._changed:
             if self.phase is Phase.READY:
                 raise GuestError("the machine cannot be waited for: it was not started; call start first")
-            if not self._changed.wait_for(lambda: self.phase is Phase.STOPPED, _seconds(timeout)):
+            if not self._changed.wait_for(lambda: self.phase is Phase.STOPPED, limit(timeout)):
                 raise TimeoutError(f"the machine is still {self.phase.value} after {timeout} seconds")
             assert self.outcome is not None
             return self.outcome
@@ -255,7 +273,7 @@ class Crew:
 
     def _wait_until(self, done: Callable[[], bool], deadline: float, timeout: float, purpose: str) -> None:
         with self._changed:
-            if not self._changed.wait_for(done, _seconds(max(deadline - time.monotonic(), 0))):
+            if not self._changed.wait_for(done, limit(max(deadline - time.monotonic(), 0))):
                 raise GuestError(
                     f"the machine did not {purpose} within {timeout} seconds: "
                     f"{self._alive} vCPU(s) do not answer a kick"
@@ -286,12 +304,3 @@ class Crew:
     def _refuse_own_thread(self, purpose: str) -> None:
         if self._in_own_thread:
             raise GuestError(f"the machine cannot {purpose} from a thread of its own vCPUs; do it from another")
-
-
-def _seconds(timeout: float | None) -> float | None:
-    """A time limit that `threading` takes."""
-    if timeout is None:
-        return None
-    if not timeout >= 0:
-        raise ValueError(f"timeout: {timeout} is not a number of seconds from 0 up")
-    return min(timeout, threading.TIMEOUT_MAX)

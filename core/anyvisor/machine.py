@@ -13,20 +13,18 @@ from anyvisor.bus import Bus
 from anyvisor.closing import Closing
 from anyvisor.console import Console
 from anyvisor.crew import Crew
-from anyvisor.diagnosis.death import death, device_failure
-from anyvisor.diagnosis.ending import judge
-from anyvisor.diagnosis.live import Inspection, inspect
 from anyvisor.errors import GuestError, Unsupported
 from anyvisor.exits import Exit, Halted, SystemEvent
 from anyvisor.flight import ExitRing
 from anyvisor.hypervisor import Vcpu, Vm
 from anyvisor.memory import GuestMemory
-from anyvisor.outcome import DIED, Outcome, Phase
-from anyvisor.panics import Panic
+from anyvisor.outcome import DIED, Outcome, Phase, device_failure
 from anyvisor.plan import BootPlan
 from anyvisor.plugins import Plugins
 
 if TYPE_CHECKING:
+    from anyvisor.diagnosis.live import Inspection
+    from anyvisor.panics import Panic
     from anyvisor.symbols import Symbols
 
 STOP_SECONDS = 10.0
@@ -88,6 +86,9 @@ class Machine(Closing):
 
     def start(self) -> Self:
         """Let the vCPUs run, each in a thread of its own. A machine that was told to stop before does not start."""
+        # who only plans need not wait for what a death is examined by; it is there before there is one to examine
+        from anyvisor.diagnosis import death, ending  # noqa: F401, PLC0415
+
         self._crew.start(lambda: self.plugins.hook.anyvisor_machine_started(machine=self))
         return self
 
@@ -113,8 +114,10 @@ class Machine(Closing):
         """Look at every vCPU: registers, page walks, code, last exits. `print(machine.inspect())` shows a page.
 
         A machine that runs is paused for it and goes on; one that is paused or has ended stays so. GuestError when
-        a vCPU does not answer within `timeout` seconds; the machine then goes on.
+        a vCPU does not answer within `timeout` seconds; the machine then goes on; and for one that is closed.
         """
+        from anyvisor.diagnosis.live import inspect  # noqa: PLC0415 - as in `start`
+
         return inspect(self, timeout)
 
     def request_stop(self, reason: str) -> None:
@@ -147,13 +150,14 @@ class Machine(Closing):
     def close(self) -> None:
         """Stop the machine and give back its vCPUs, devices, memory; may be called twice.
 
-        GuestError when a vCPU does not answer: then nothing is given back, since that vCPU still uses it, and `close`
-        can be called again.
+        GuestError when a vCPU does not answer, or another thread holds the machine or inspects it for too long: then
+        nothing is given back, since it is still used, and `close` can be called again.
         """
         try:
             self.stop()
         finally:
             if self._crew.is_over:
+                self._crew.shut(STOP_SECONDS)
                 for console in self.consoles.values():
                     console.close("closed")
                 self._owned.close()
@@ -167,9 +171,13 @@ class Machine(Closing):
         return DIED
 
     def _examine(self, vcpu: Vcpu, exit_: Exit) -> GuestError:
+        from anyvisor.diagnosis.death import death  # noqa: PLC0415 - as in `start`
+
         return death(self, vcpu, exit_)
 
     def _judge(self, outcome: Outcome) -> tuple[Panic | None, str]:
+        from anyvisor.diagnosis.ending import judge  # noqa: PLC0415 - as in `start`
+
         return judge(self, outcome)
 
     def _ended(self, outcome: Outcome) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import attrs
 
+from anyvisor.section import readable
+
 PANIC, OOPS, BOOT = "panic", "oops", "boot"
 PREFIX = "Kernel panic - not syncing: "
 
@@ -60,14 +62,15 @@ class Panic:
 
     `lines` are all of its lines, as printed, after those that led to it; `rip` is where it happened as the kernel names
     it (`ksys_sync+0x2/0xa0`), empty where it does not say; `cause` the message of the oops that a panic came of.
-    `is_last` when it is complete, and nothing was printed behind it.
+    `is_last` when it is complete, and nothing was printed behind it. What cannot be printed is escaped in all
+    but `lines`.
     """
 
     kind: str
-    message: str
+    message: str = attrs.field(converter=readable)
     lines: tuple[str, ...] = ()
-    rip: str = ""
-    cause: str = ""
+    rip: str = attrs.field(default="", converter=readable)
+    cause: str = attrs.field(default="", converter=readable)
     is_last: bool = False
 
     @property

@@ -26,6 +26,8 @@ HELD = re.compile(rb"[\x40-\xff]+")
 """The highest bytes of neighbouring entries with bit 62 (swapped out) or 63 (in RAM)."""
 CHUNK_BYTES = 64 * KIB
 """How much is looked at in one go; it fits into a processor's cache."""
+ENTRIES = 512 * KIB
+"""How many words of the page map are read in one go."""
 ZEROS = bytes(CHUNK_BYTES)
 
 Extent = tuple[int, int]
@@ -59,13 +61,18 @@ def _data_of_file(fd: int, size_bytes: int) -> list[Extent]:
 def _held(host_address: int, size_bytes: int) -> list[Extent]:
     """What of a private mapping is in RAM or swapped out."""
     page = mmap.PAGESIZE
+    first, count = host_address // page, size_bytes // page
+    found: list[Extent] = []
     with PAGEMAP.open("rb", buffering=0) as file:
-        file.seek(host_address // page * ENTRY_BYTES)
-        entries = file.read(size_bytes // page * ENTRY_BYTES)
-    if len(entries) < size_bytes // page * ENTRY_BYTES:
-        raise OSError(errno.EIO, "incomplete", PAGEMAP)
-    highest_bytes = entries[ENTRY_BYTES - 1 :: ENTRY_BYTES]
-    return [(run.start() * page, run.end() * page) for run in HELD.finditer(highest_bytes)]
+        for start in range(0, count, ENTRIES):
+            wanted_bytes = min(ENTRIES, count - start) * ENTRY_BYTES
+            file.seek((first + start) * ENTRY_BYTES)
+            entries = file.read(wanted_bytes)
+            if len(entries) < wanted_bytes:
+                raise OSError(errno.EIO, "incomplete", PAGEMAP)
+            runs = HELD.finditer(entries[ENTRY_BYTES - 1 :: ENTRY_BYTES])
+            found += (((start + run.start()) * page, (start + run.end()) * page) for run in runs)
+    return found
 
 
 def write_sparse(file: BinaryIO, offset: int, view: memoryview, extents: Iterable[Extent]) -> int:

@@ -26,6 +26,10 @@ def bus_noting(vcpu: Vcpu, bus: Bus, ring: ExitRing) -> Bus:
     return bus if records_exits(vcpu, ring) else TappedBus(bus, ring)
 
 
+PORTS_KEPT = 1024
+"""How many ports are remembered: a guest may touch all 65536, and each is a kilobyte here, for each vCPU."""
+
+
 class TappedBus(Bus):
     """`inner`, with every access noted in `ring`. For one vCPU, since ports are remembered.
 
@@ -51,6 +55,8 @@ class TappedBus(Bus):
     def port(self, port: int) -> tuple[int, Read, Write]:
         """Who answers at a port, with what notes the access in between."""
         if port not in self._known:
+            if len(self._known) >= PORTS_KEPT:
+                self._known.clear()
             offset, read, write = self._inner.port(port)
             self._known[port] = (offset, self._port_read(port, read), self._port_write(port, write))
         return self._known[port]

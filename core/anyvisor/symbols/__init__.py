@@ -45,6 +45,8 @@ class Symbols:
     addresses: Sequence[int] = attrs.field(repr=False)
     names: Sequence[str] = attrs.field(repr=False)
     slide: int = 0
+    _index: dict[str, int] = attrs.field(factory=dict, repr=False, alias="_index")
+    """The index of each name, worked out when it is first asked for; the same dict in all that are `moved`."""
 
     @classmethod
     def load(cls, path: os.PathLike[str] | str) -> Symbols:
@@ -104,10 +106,12 @@ class Symbols:
         half = 1 << 63 if highest >> 32 else 1 << 31
         return bisect.bisect_left(self.addresses, half) if highest >= half else 0
 
-    @cached_property
+    @property
     def _indices(self) -> dict[str, int]:
-        names = [name.partition(" ")[0] for name in self.names] if self._has_modules else self.names
-        return {name: len(names) - 1 - index for index, name in enumerate(reversed(names))}
+        if not self._index:
+            names = [name.partition(" ")[0] for name in self.names] if self._has_modules else self.names
+            self._index.update({name: len(names) - 1 - index for index, name in enumerate(reversed(names))})
+        return self._index
 
     @cached_property
     def _has_modules(self) -> bool:

@@ -22,6 +22,9 @@ from anyvisor.symbols import Row
 MAGIC = b"\x7fELF"
 MAX_TABLE_BYTES = 256 * MIB
 """The longest table that is read, many times that of a big kernel."""
+MAX_NAME_BYTES = 511
+"""That of Linux; a longer name is none."""
+MAX_SYMBOLS = 2 << 20
 _CLASS, _DATA, _LITTLE_ENDIAN = 4, 5, 1
 _HEADERS = {32: "HHIIIIIHHHHHH", 64: "HHIQQQIHHHHHH"}
 _SEGMENTS = {32: "8I", 64: "2I6Q"}
@@ -71,8 +74,8 @@ class SymbolElf:
 
     def symbols(self) -> Iterator[Row]:
         """The symbols that name a place in memory; none where the file was stripped of them."""
-        for section in self.sections:
-            if section.kind == _SHT_SYMTAB and section.size_bytes:
+        for section in [each for each in self.sections if each.kind == _SHT_SYMTAB][:1]:  # there is at most one
+            if section.size_bytes:
                 if section.link >= len(self.sections):
                     raise self.image.error("has a symbol table whose names are in no section", section.offset)
                 yield from self._named(self._content(section), self._content(self.sections[section.link]))
@@ -86,7 +89,7 @@ class SymbolElf:
 
     def _named(self, table: bytes, names: bytes) -> Iterator[Row]:
         shape = struct.Struct("<" + _SYMBOLS[self.bits])
-        whole = memoryview(table)[: len(table) - len(table) % shape.size]
+        whole = memoryview(table)[: min(len(table) // shape.size, MAX_SYMBOLS) * shape.size]
         for fields in shape.iter_unpack(whole):
             if self.bits == 32:
                 start, address, _, info, _, section = fields
@@ -95,7 +98,8 @@ class SymbolElf:
             kind = _PLACES.get(info & 0xF)
             if kind is None or section in (_SHN_UNDEF, _SHN_ABS):
                 continue
-            name = names[start : names.find(b"\0", start)]
+            end = names.find(b"\0", start, start + MAX_NAME_BYTES + 1)
+            name = names[start:end] if end >= 0 else b""
             if name and not name.startswith((b"$", b".L")):
                 yield address, "w" if info >> 4 == _WEAK else kind, name.decode("utf-8", "replace")
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from anyvisor.architectures import ARCHITECTURES, part
 from anyvisor.errors import KernelImageError
 from anyvisor.image_file import ImageFile
-from anyvisor.memory import GIB, format_size
+from anyvisor.memory import GIB, MIB, format_size
 from anyvisor.symbols import Symbols, kallsyms, system_map
 from anyvisor.symbols.elf import MAGIC, SymbolElf
 
 MAX_BYTES = 1 * GIB
 """The longest file, or part of one, that is read as a whole."""
+MAX_TEXT_BYTES = 256 * MIB
+"""The longest System.map; one of a big kernel has 15 MiB."""
 _WAY_OUT = "give the kernel as the distribution installs it (/boot/vmlinuz), a vmlinux, or a System.map"
 
 
@@ -28,7 +30,7 @@ def load(path: os.PathLike[str] | str) -> Symbols:
         if unpacked := part(architecture, "packed").vmlinux(image):
             return _of_elf(unpacked)
     if system_map.looks_like(image.start(system_map.BEGINNING_BYTES)):
-        return Symbols.of(system_map.rows(image.read(0, _checked(image)), path))
+        return Symbols.of(system_map.rows(image.read(0, _checked(image, MAX_TEXT_BYTES)), path))
     found = image.start(8).hex(" ")
     raise image.error(f"has no symbols: it is no kernel and no System.map (it begins {found}); {_WAY_OUT}")
 
@@ -46,10 +48,10 @@ def _of_elf(image: ImageFile) -> Symbols:
     return Symbols(found.addresses, found.names)
 
 
-def _checked(image: ImageFile) -> int:
+def _checked(image: ImageFile, max_bytes: int = MAX_BYTES) -> int:
     """How long the image is; KernelImageError if that is more than is read here."""
-    if image.size_bytes > MAX_BYTES:
-        raise image.error(f"is longer than {format_size(MAX_BYTES)}; {_WAY_OUT}")
+    if image.size_bytes > max_bytes:
+        raise image.error(f"is longer than {format_size(max_bytes)}; {_WAY_OUT}")
     return image.size_bytes
 
 
@@ -64,6 +66,6 @@ def _is_of_proc(path: os.PathLike[str] | str) -> bool:
 def _content(path: os.PathLike[str] | str) -> bytes:
     try:
         with Path(path).open("rb") as file:
-            return file.read(MAX_BYTES)
+            return file.read(MAX_TEXT_BYTES)
     except OSError as error:
         raise KernelImageError(f"cannot read the symbols: {error.strerror}", path=path) from error

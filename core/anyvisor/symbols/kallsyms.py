@@ -40,6 +40,8 @@ MAX_NAMES_BYTES = 12 * MIB
 """How far before the tokens the names are looked for."""
 MAX_NAME_BYTES = 511
 MAX_TRIES = 16
+MAX_DIGITS = 1000
+"""How many rows of digits are looked at; in a kernel there is one, or a few."""
 _TOKENS = 256
 _DIGITS = b"".join(b"%d\0" % digit for digit in range(10))
 _TYPES = frozenset(b"abcdgimnprstuvwABCDGIMNPRSTUVW?")
@@ -97,7 +99,9 @@ def decode(data: Data, pointer_bytes: int, virtual_address: VirtualAddress) -> F
 def _token_tables(data: Data, pointer_bytes: int) -> Iterator[_TokenTable]:
     """The token tables in an image: one, if it is no strange one."""
     digits = data.find(_DIGITS)
-    while digits >= 0:
+    for _ in range(MAX_DIGITS):
+        if digits < 0:
+            return
         if table := _token_table(data, digits, pointer_bytes):
             yield table
         digits = data.find(_DIGITS, digits + 1)
