@@ -15,6 +15,7 @@ from anyvisor.bus import Bus
 from anyvisor.errors import ConfigError, GuestError
 from anyvisor.exit_trace import ExitTrace
 from anyvisor.exits import Halted, Shutdown
+from anyvisor.flight import EXIT, NotedExit
 from anyvisor.launch import launch
 from anyvisor.memory import MIB, Region
 from anyvisor.plan import BootPlan, VcpuPlan
@@ -100,6 +101,15 @@ def test_rip_is_told_where_it_is_known_and_a_read_without_an_answer_is_null(tmp_
     (line,) = lines(tmp_path / "exits")
     del line["t"]
     assert line == {"vcpu": 3, "kind": "in", "port": 0x10, "size": 1, "value": None, "rip": 0xFFFFFFFF81000000}
+
+
+def test_a_line_has_what_a_noted_exit_says_of_itself(tmp_path):
+    entries = [out(7, rip=0x1000), ("in", 0x11, 1, None, 0), ("read", 8 * MIB, 4, 9, 0), (EXIT, 0, 0, Shutdown(), 0)]
+    with ExitTrace(tmp_path / "trace") as trace:
+        for each in entries:
+            trace.add(0, each, Bus())
+    written = [{name: value for name, value in line.items() if name not in ("t", "vcpu")} for line in lines(trace.path)]
+    assert written == [NotedExit.of(each).to_data() for each in entries]
 
 
 def test_what_comes_faster_than_the_rate_is_skipped_and_counted(tmp_path, clock):

@@ -16,6 +16,8 @@ from anyvisor_kvm.run_page import IO, PAGE_BYTES, UNION, UNION_U64, RunPage
 PortAccess = tuple[Write | None, Read, int, int, memoryview, int, int, int]
 """What to call with an OUT (None for an IN), what with an IN, the device's offset, the size in bytes, the run page in
 words of that size, the data's index in it, the bits of an answer that count, and the port."""
+KNOWN = 4096
+"""How many accesses are remembered: a guest can make 400 000 different ones."""
 
 
 def port_access(page: RunPage, bus: Bus, known: dict[int, PortAccess]) -> PortAccess | None:
@@ -29,6 +31,8 @@ def port_access(page: RunPage, bus: Bus, known: dict[int, PortAccess]) -> PortAc
     offset, read, write = bus.port(port)
     data = {1: page.u8, 2: page.u16, 4: page.u32}[size]
     writes = write if direction == KVM_EXIT_IO_OUT else None
+    if len(known) >= KNOWN:
+        known.clear()
     found = writes, read, offset, size, data, PAGE_BYTES // size, MASKS[size], port
     known[page.u64[UNION_U64]] = found
     return found

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import attrs
 
 from anyvisor.architectures import part
+from anyvisor.diagnosis.live import death_of
 from anyvisor.errors import AnyvisorError, ConfigError, GuestError
 from anyvisor.exits import Shutdown
-from anyvisor.flight import NotedExit
 from anyvisor.sparse import touched
 from anyvisor.states import VcpuState
 
@@ -112,16 +112,7 @@ def _reports(machine: Machine) -> tuple[str, tuple[Report, ...]]:
 def _exit_lines(machine: Machine) -> Iterator[str]:
     for index, ring in enumerate(machine.flight):
         for noted in ring.last():
-            yield json.dumps({"vcpu": index, **_exit(noted)}) + "\n"
-
-
-def _exit(noted: NotedExit) -> dict[str, Any]:
-    """An exit in the words of `anyvisor.exit_trace`."""
-    rip = {} if noted.rip is None else {"rip": noted.rip}
-    if noted.exit is not None:
-        return {"kind": noted.kind, "exit": type(noted.exit).__name__, "words": noted.exit.describe(), **rip}
-    space = "port" if noted.kind in ("in", "out") else "address"
-    return {"kind": noted.kind, space: noted.address, "size": noted.size_bytes, "value": noted.value, **rip}
+            yield json.dumps({"vcpu": index, **noted.to_data()}) + "\n"
 
 
 def _write_core(machine: Machine, file: BinaryIO) -> Any:
@@ -145,10 +136,8 @@ def _states(machine: Machine, vcpu: Vcpu, kinds: tuple[type[VcpuState], ...]) ->
 
 def _is_lost(machine: Machine, vcpu: Vcpu) -> bool:
     """Whether its death has reset this vCPU."""
-    error = machine.outcome.error if machine.outcome else None
-    if not isinstance(error, GuestError) or error.vcpu != vcpu.index:
-        return False
-    return isinstance(error.exit, Shutdown) and error.exit.state_is_lost
+    exit_ = death_of(machine, vcpu)
+    return isinstance(exit_, Shutdown) and exit_.state_is_lost
 
 
 # -- where it goes -----------------------------------------------------------------------------------------------------
@@ -184,5 +173,6 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 def _private(path: str, flags: int) -> int:
     """Open a new file that is its owner's only; `x` in the mode has made sure that it follows no link."""
     fd = os.open(path, flags, PRIVATE_FILE)
-    Path(path).chmod(PRIVATE_FILE)  # the umask may have taken even that
+    if hasattr(os, "fchmod"):
+        os.fchmod(fd, PRIVATE_FILE)  # the umask may have taken even that
     return fd

@@ -27,7 +27,7 @@ import time
 from anyvisor.bus import Bus
 from anyvisor.closing import Closing
 from anyvisor.errors import ConfigError
-from anyvisor.flight import CAPACITY, EXIT, IN, OUT, Entry, ExitRing
+from anyvisor.flight import CAPACITY, EXIT, IN, OUT, Entry, ExitRing, NotedExit
 
 PER_SECOND = 10_000
 LIMIT_BYTES = 64 << 20
@@ -162,12 +162,11 @@ def _open(path: str) -> int:
 
 def _exit(entry: Entry) -> str:
     """What stands in the line of an exit that ended `run`."""
-    exit_ = entry[3]
-    return f'"kind":"exit","exit":{json.dumps(type(exit_).__name__)},"words":{json.dumps(exit_.describe())}'
+    return json.dumps(NotedExit.of(entry).to_data(), separators=(",", ":"))[1:-1]
 
 
 def _access(entry: Entry, bus: Bus) -> str:
-    """What stands in the line of an access."""
+    """What stands in the line of an access: what `NotedExit.to_data` has, and the device."""
     kind, address, size_bytes, value, rip = entry
     is_port = kind in (IN, OUT)
     answer = "null" if value is None else value

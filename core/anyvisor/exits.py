@@ -41,7 +41,7 @@ class GuestException:
 
     `rip` is the instruction that caused it, None where that is not known, and for what the processor met while it
     delivered another event. `reason` says why it was raised (`IDT entry 6 lies beyond the IDT's limit of 0`), where
-    the hypervisor tells.
+    the hypervisor tells. `name` is what the manual calls the vector (`#PF`), empty where that has no name.
     """
 
     vector: int
@@ -49,6 +49,7 @@ class GuestException:
     address: int | None = None
     rip: int | None = None
     reason: str = ""
+    name: str = attrs.field(default="", eq=False)
 
 
 @attrs.frozen
@@ -75,7 +76,7 @@ class Shutdown(Exit):
         first, *others = self.exceptions
         where = "" if first.rip is None else f" at {first.rip:#x}"
         why = next((f": {each.reason}" for each in others if each.reason), "")
-        return f" (first exception {first.vector}{where}{why})"
+        return f" (first exception {first.name or first.vector}{where}{why})"
 
 
 @attrs.frozen

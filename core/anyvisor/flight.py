@@ -54,6 +54,24 @@ class NotedExit:
             return cls(kind, exit=value, rip=rip or None)
         return cls(kind, address, size_bytes, value, rip or None)
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """What was accessed, as `Bus.unclaimed` has it: `port` or `mmio`, and the address."""
+        return "port" if self.kind in (IN, OUT) else "mmio", self.address
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the guest asked a device, and did not tell it."""
+        return self.kind in (IN, READ)
+
+    def to_data(self) -> dict[str, Any]:
+        """The exit for JSON, in the words of `anyvisor.exit_trace`."""
+        rip = {} if self.rip is None else {"rip": self.rip}
+        if self.exit is not None:
+            return {"kind": self.kind, "exit": type(self.exit).__name__, "words": self.exit.describe(), **rip}
+        space = "port" if self.kind in (IN, OUT) else "address"
+        return {"kind": self.kind, space: self.address, "size": self.size_bytes, "value": self.value, **rip}
+
     def __str__(self) -> str:
         where = "" if self.rip is None else f"  at rip {self.rip:#x}"
         if self.exit is not None:
@@ -67,8 +85,8 @@ class NotedExit:
 class ExitRing:
     """The last `capacity` exits of one vCPU, which its thread adds with `append`; any thread may look.
 
-    `before` holds the vCPU's states as they were at the
-    exit before its last, where the hypervisor destroys them at a death: its backend fills it in.
+    `before` holds the vCPU's states as they were at the exit before its last, where the hypervisor destroys them at a
+    death: its backend fills it in.
     """
 
     append: Callable[[Entry], None]

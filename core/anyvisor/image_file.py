@@ -29,15 +29,16 @@ class ImageFile:
         """The image in a file; KernelImageError when it is absent, unreadable, empty or no regular file."""
         try:
             found = Path(path).stat()
-            if not stat.S_ISREG(found.st_mode):
-                is_a = "a directory" if stat.S_ISDIR(found.st_mode) else "a device, pipe or socket"
-                raise KernelImageError(f"is {is_a}; give the {kind} as a regular file", path=path)
-            with Path(path).open("rb"):
-                pass
+            if stat.S_ISREG(found.st_mode):
+                with Path(path).open("rb"):
+                    pass
         except OSError as error:
             raise KernelImageError(f"cannot open the {kind}: {error.strerror}", path=path) from error
         except ValueError as error:
             raise KernelImageError(f"cannot open the {kind}: {error}", path=path) from error
+        if not stat.S_ISREG(found.st_mode):
+            is_a = "a directory" if stat.S_ISDIR(found.st_mode) else "a device, pipe or socket"
+            raise KernelImageError(f"is {is_a}; give the {kind} as a regular file", path=path)
         if not found.st_size:
             raise KernelImageError(f"is empty; give the {kind} as a file with something in it", path=path)
         return cls(Path(path), found.st_size)

@@ -18,7 +18,6 @@ from anyvisor.bus import Bus
 from anyvisor.config import MachineConfig
 from anyvisor.console import Console
 from anyvisor.device import Device, DeviceContext, attach
-from anyvisor.diagnosis.refusal import broken_rules
 from anyvisor.errors import ConfigError, GuestMemoryError, HypervisorError, KernelImageError, PluginError, Unsupported
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.flight import CAPACITY, ExitRing
@@ -132,6 +131,8 @@ def _set_states(plan: BootPlan, vcpu: Vcpu, wanted: VcpuPlan) -> None:
         try:
             vcpu.put(state)
         except HypervisorError as error:
+            from anyvisor.diagnosis.refusal import broken_rules  # noqa: PLC0415 - only a refusal is explained
+
             error.findings = broken_rules(plan, wanted.index, state)
             raise
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
 
 import attrs
 
-from anyvisor.panics import Panic
+from anyvisor.errors import AnyvisorError, GuestError
+
+if TYPE_CHECKING:
+    from anyvisor.hypervisor import Vcpu
+    from anyvisor.panics import Panic
 
 DIED = "died"
 """The reason of a machine that ended by accident."""
@@ -41,3 +46,15 @@ class Outcome:
     def cause(self) -> str:
         """What ended it, in a line: the error's first or the panic; empty where there is nothing to tell."""
         return str(self.error).partition("\n")[0] if self.error else str(self.panic or "")
+
+
+def device_failure(error: BaseException, vcpu: Vcpu | None = None) -> AnyvisorError:
+    """The error for what a device or backend raised; `vcpu` is the one that it was working for."""
+    if isinstance(error, AnyvisorError):
+        return error
+    where = "" if vcpu is None else f"vCPU {vcpu.index}: "
+    broken = GuestError(
+        f"{where}a device or backend failed: {type(error).__name__}: {error}", vcpu=None if vcpu is None else vcpu.index
+    )
+    broken.__cause__ = error
+    return broken

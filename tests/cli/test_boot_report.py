@@ -59,8 +59,63 @@ def test_a_file_without_symbols_is_a_mistake_and_nothing_runs(run, kernel, tmp_p
     assert done.stdout == ""
 
 
-def test_a_report_that_cannot_be_written_hides_no_death(run, kernel, tmp_path):
-    done = run(*BOOT, kernel, "--json", tmp_path / "missing" / "report.json", script="crash")
+def test_a_report_that_cannot_be_written_hides_no_death(run, kernel):
+    done = run(*BOOT, kernel, "--json", "/dev/full", script="crash")
     assert done.returncode == 1
-    assert "warning: the report could not be written" in done.stderr
+    assert "warning: /dev/full: the report could not be written: No space left" in done.stderr
     assert "vCPU 0 died: triple fault" in done.stderr
+
+
+@pytest.mark.parametrize(("place", "why"), [("missing/report.json", "no directory"), ("", "is a directory")])
+def test_no_place_for_the_report_is_a_mistake_and_nothing_runs(run, kernel, tmp_path, place, why):
+    done = run(*BOOT, kernel, "--json", tmp_path / place, script="crash")
+    assert done.returncode == 2
+    assert why in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_report_over_an_older_file_is_its_owners_only_too(run, kernel, tmp_path):
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    path.chmod(0o644)
+    run(*BOOT, kernel, "--json", path, script="crash")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+UNPACKER_THAT_GAVE_UP = b"\xf4\xeb\xfd" + bytes(64) + b" -- System halted\0"
+
+
+@pytest.fixture
+def raw_guest(tmp_path):
+    """The options for a flat binary with those bytes."""
+
+    def options(code):
+        path = tmp_path / "guest.bin"
+        path.write_bytes(code)
+        return ("boot", path, "--protocol", "raw", "--raw-mode", "long", "--backend", "unicorn", "--timeout", "2")
+
+    return options
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [(UNPACKER_THAT_GAVE_UP, 1), (b"\xf4", 0)], ids=["gave up", "done"])
+def test_a_halt_that_is_a_failure_is_told_from_one_that_is_none(run, raw_guest, code, exit_code):
+    pytest.importorskip("unicorn")
+    done = run(*raw_guest(code))
+    assert done.returncode == exit_code
+    assert "machine ended: halted" in done.stderr
+    assert ("the kernel could not unpack itself" in done.stderr) == bool(exit_code)
+
+
+def test_a_guest_that_runs_through_zeros_is_said_to_when_its_time_is_over(run, raw_guest):
+    pytest.importorskip("unicorn")
+    done = run(*raw_guest(b"\x90"))
+    assert done.returncode == 4
+    assert "executes zeros" in done.stderr
+    assert "what to do: check the entry address" in done.stderr
+
+
+def test_the_page_fits_a_terminal_of_80_columns(run, kernel):
+    told = run(*BOOT, kernel, script="crash").stderr
+    prose, registers = told.partition("\nRegisters")[0], told.partition("\nRegisters")[2].partition("\nCode")[0]
+    assert "anyvisor: error: vCPU 0 died" in prose
+    assert max(map(len, (*prose.splitlines(), *registers.splitlines()))) <= 80

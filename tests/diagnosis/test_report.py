@@ -75,7 +75,11 @@ def test_a_check_that_is_a_cause_is_told_once():
 
 
 def test_a_report_without_a_cause_says_so():
-    assert "none known" in str(Report("vCPU 0 died"))
+    assert "none known" in str(Report("vCPU 0 died", exit=Shutdown()))
+
+
+def test_a_look_at_a_guest_that_is_well_speaks_of_no_cause():
+    assert str(Report("vCPU 0 is looked at")) == "vCPU 0 is looked at"
 
 
 def test_prose_fits_in_100_columns_and_what_no_terminal_should_obey_is_escaped():

@@ -15,7 +15,7 @@ from __future__ import annotations
 import attrs
 
 from anyvisor.exits import GuestException
-from anyvisor.x86_64.exceptions import PAGE_FAULT
+from anyvisor.x86_64.exceptions import PAGE_FAULT, exception_kind
 from anyvisor.x86_64.reset import RESET_VECTOR
 from anyvisor.x86_64.state import Regs, Sregs
 from anyvisor_kvm.x86_64.events import get_vcpu_events
@@ -48,6 +48,7 @@ def undelivered(fd: X86VcpuFd) -> tuple[GuestException, ...]:
     if host_extension() != "" or not regs.rflags.rf:
         return ()
     events = get_vcpu_events(fd)
+    vector = events.exception_vector
     error_code = events.exception_error_code if events.exception_has_error_code else None
-    address = get_sregs(fd).cr2 if events.exception_vector == PAGE_FAULT else None
-    return (GuestException(events.exception_vector, error_code, address, regs.rip),)
+    address = get_sregs(fd).cr2 if vector == PAGE_FAULT else None
+    return (GuestException(vector, error_code, address, regs.rip, name=exception_kind(vector).mnemonic),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import signal
 import sys
 import time
@@ -129,7 +130,10 @@ def _run(machine: Machine, timeout: float | None) -> None:
         try:
             machine.wait(timeout)
         except TimeoutError:
-            raise Ended(TIMEOUT, out_of_time(machine, timeout or 0)) from None
+            said = out_of_time(machine, timeout or 0)
+            if machine.outcome and machine.outcome.error:  # it has died while it was looked at
+                raise machine.outcome.error from None
+            raise Ended(TIMEOUT, said) from None
         except GuestError:
             raise
         except AnyvisorError as error:  # of a device: what is a mistake in a plan is none of the user's here
@@ -154,4 +158,13 @@ def _told(machine: Machine) -> Iterator[None]:
     finally:
         outcome = machine.stop()
         note = f" ({outcome.note})" if outcome.note else ""
+        _begin_line(machine)
         say(f"machine ended: {outcome.reason} after {time.monotonic() - began:.1f} s{note}")
+
+
+def _begin_line(machine: Machine) -> None:
+    """Leave the line that the guest has not ended, where both it and we write to a terminal."""
+    printed = machine.console.read_output()[0][-1:] if machine.consoles else b""
+    if printed not in (b"", b"\n") and all(os.isatty(descriptor(each)) for each in (sys.stdout, sys.stderr)):
+        with contextlib.suppress(OSError, ValueError):
+            click.echo(err=True)

@@ -7,18 +7,37 @@ from typing import TYPE_CHECKING
 from anyvisor.cli.failure import FAILURE, Ended
 
 if TYPE_CHECKING:
+    from anyvisor.diagnosis import Cause
+    from anyvisor.diagnosis.evidence import Evidence
     from anyvisor.machine import Machine
     from anyvisor.outcome import Outcome
     from anyvisor.panics import Panic
 
 LOOK_SECONDS = 2.0
 """How long a look at a guest that is out of time may take."""
+CERTAIN = 92
+"""A cause of this weight is told of a guest that has not died, too."""
 
 
-def tell_end(machine: Machine, outcome: Outcome) -> None:  # noqa: ARG001 - the page on a death needs the machine
-    """Ended with exit code 1 and the kernel's last words, when a machine ended as it should but by a panic."""
+def tell_end(machine: Machine, outcome: Outcome) -> None:
+    """Ended with exit code 1 and why, when a machine ended as it should, but by a panic or a kernel that gave up."""
     if outcome.panic:
         raise Ended(FAILURE, "\n".join(panic_lines(outcome.panic)))
+    if outcome.reason == "halted" and (cause := _why_halted(machine)):
+        raise Ended(FAILURE, "\n".join(["the guest halted, and not because it was done", *_cause_lines(cause)]))
+
+
+def _why_halted(machine: Machine) -> Cause | None:
+    """What is wrong with a guest that has halted without a word; None where nothing is known to be."""
+    from anyvisor.errors import AnyvisorError
+
+    if any(console.read_output()[0] for console in machine.consoles.values()):
+        return None
+    try:
+        likely = [each.likely for each in machine.inspect().reports]
+    except AnyvisorError:
+        return None
+    return next((each for each in likely if each and each.weight >= CERTAIN), None)
 
 
 def panic_lines(panic: Panic) -> list[str]:
@@ -48,6 +67,20 @@ def _hang_lines(machine: Machine) -> list[str]:
         return [f"  it cannot be looked at: {error}"]
     panic = next((each.panic for each in watched if each.panic and each.panic.is_last), None)
     lines = [f"  {line}" for line in panic_lines(panic)] if panic else []
-    for cause in filter(None, map(describe_hang, watched)):
-        lines += [f"  {cause.summary}", *(f"    {each}" for each in cause.because)]
+    for evidence in watched:
+        if cause := _certain(evidence) or describe_hang(evidence):
+            lines += _cause_lines(cause)
     return lines
+
+
+def _certain(evidence: Evidence) -> Cause | None:
+    """What is wrong with a guest that was watched, where that is beyond doubt."""
+    from anyvisor.diagnosis import report
+
+    likely = report(evidence).likely
+    return likely if likely and likely.weight >= CERTAIN else None
+
+
+def _cause_lines(cause: Cause) -> list[str]:
+    remedy = [f"    what to do: {cause.remedy}"] if cause.remedy else []
+    return [f"  {cause.summary}", *(f"    {each}" for each in cause.because), *remedy]

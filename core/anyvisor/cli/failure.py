@@ -70,7 +70,20 @@ def message(error: BaseException) -> str:
         return one_line(f"{error.filename}: {error.strerror}")
     if isinstance(error, OSError) and not str(error):
         return type(error).__name__
-    return str(getattr(error, "report", None) or error)  # on a death, the whole page
+    return str(error)
+
+
+def _told(error: BaseException) -> str:
+    """What stands on stderr; on a death, the whole page. Empty where there is nothing to say."""
+    from anyvisor.diagnosis.page import page
+    from anyvisor.errors import GuestError
+    from anyvisor.section import readable
+
+    opening = "anyvisor: error: "
+    if isinstance(error, GuestError) and error.report:
+        return page(error.report, opening)
+    text = readable(message(error))
+    return text and f"{opening}{text}"
 
 
 @contextlib.contextmanager
@@ -88,8 +101,8 @@ def reported() -> Iterator[None]:
         except (AnyvisorError, OSError, click.ClickException, click.Abort, KeyboardInterrupt, Ended) as error:
             if debugging() and not isinstance(error, Ended | click.ClickException | click.Abort):
                 raise
-            if text := message(error):
-                click.echo(f"anyvisor: error: {text}", err=True)
+            if text := _told(error):
+                click.echo(text, err=True)
             sys.exit(exit_code(error))
 
 

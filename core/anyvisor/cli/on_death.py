@@ -59,5 +59,8 @@ def _dump(machine: Machine, directory: Path) -> None:
         made = dump_machine(machine, directory)
     except (AnyvisorError, OSError) as error:
         say(f"warning: the guest could not be kept in {directory}: {message(error)}")
+    except BaseException:  # a signal, most likely
+        say(f"warning: interrupted: what there is of the guest in {directory} is not complete")
+        raise
     else:
         say(f"the guest is kept in {made.directory}: {made.debugger}")

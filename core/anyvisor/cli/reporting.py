@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from anyvisor.cli.attach import say
-from anyvisor.cli.failure import message
 
 if TYPE_CHECKING:
     from anyvisor.machine import Machine
@@ -41,10 +41,12 @@ def report_options(command: C) -> C:
 def reported_on(machine: Machine, symbols: Path | None, json_file: Path | None) -> Iterator[None]:
     """Let the report of a guest that dies in the block have names, and write it to a file.
 
-    KernelImageError for a file without symbols, before the guest runs.
+    KernelImageError for a file without symbols, ConfigError where no report can be written, before the guest runs.
     """
     from anyvisor.errors import GuestError
 
+    if json_file:
+        _check_place(json_file)
     if symbols:
         from anyvisor.symbols import Symbols
 
@@ -57,11 +59,32 @@ def reported_on(machine: Machine, symbols: Path | None, json_file: Path | None) 
         raise
 
 
+def _check_place(path: Path) -> None:
+    from anyvisor.errors import ConfigError
+
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise ConfigError(f"{path}: the report needs a file, and this is a directory; name a file in it")
+    if not folder.is_dir():
+        raise ConfigError(f"{path}: the report cannot be written there: there is no directory {folder}; make it")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise ConfigError(f"{path}: the report cannot be written there: no permission; name another file")
+
+
 def _write(path: Path, data: dict[str, Any]) -> None:
     """Write the file; what is wrong with that is told, and hides no death."""
     try:
-        with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, PRIVATE)) as file:
+        with open(path, "w", encoding="utf-8", opener=_private) as file:
             json.dump(data, file, indent=1, ensure_ascii=False)
             file.write("\n")
     except OSError as error:
-        say(f"warning: the report could not be written: {message(error)}")
+        say(f"warning: {path}: the report could not be written: {error.strerror}")
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that is its owner's only, also one that was there before; a device or pipe stays as it is."""
+    fd = os.open(path, flags, PRIVATE)
+    if stat.S_ISREG(os.fstat(fd).st_mode) and hasattr(os, "fchmod"):
+        with contextlib.suppress(OSError):  # it is somebody else's, who let us write
+            os.fchmod(fd, PRIVATE)
+    return fd

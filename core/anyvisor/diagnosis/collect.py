@@ -6,7 +6,7 @@ be read is noted with the reason, and the rest goes on. The vCPU must not run me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from anyvisor.architectures import part
@@ -16,11 +16,11 @@ from anyvisor.diagnosis.evidence import Evidence, States
 from anyvisor.errors import Unsupported
 from anyvisor.exits import Exit
 from anyvisor.flight import ExitRing
+from anyvisor.panics import Panic, find_panic
 
 if TYPE_CHECKING:
     from anyvisor.hypervisor import Vcpu
     from anyvisor.machine import Machine
-    from anyvisor.panics import Panic
     from anyvisor.symbols import Symbols
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ def collect(machine: Machine, vcpu: Vcpu, exit_: Exit | None = None, symbols: Sy
         last_exits=notes.attempt("last exits", ring.last, ()),
         exit_count=ring.count,
         console=notes.attempt("consoles", lambda: {each.name: _lines(each) for each in consoles}, {}),
-        panic=notes.attempt("panic", lambda: _panic(consoles), None),
+        panic=notes.attempt("panic", lambda: next(panics(consoles), None), None),
         unclaimed=dict(machine.bus.unclaimed),
         symbols=notes.attempt("symbols", lambda: _moved(machine, symbols, {**now, **ring.before}), symbols),
         unreadable=notes.found,
@@ -89,13 +89,12 @@ def _lines(console: Console) -> tuple[str, ...]:
     return tuple(console.last_lines()) if console.end else ()
 
 
-def _panic(consoles: Iterable[Console]) -> Panic | None:
-    """What the guest's kernel said when it gave up."""
-    from anyvisor.panics import find_panic  # noqa: PLC0415 - only who died is searched
-
-    tails = (console.read_output(max(0, console.end - PANIC_BYTES))[0] for console in consoles)
-    found = (find_panic(tail.decode("utf-8", "replace").splitlines()[-PANIC_LINES:]) for tail in tails)
-    return next(filter(None, found), None)
+def panics(consoles: Iterable[Console]) -> Iterator[Panic]:
+    """What the guest's kernel said when it gave up, on each console where it did."""
+    for console in consoles:
+        tail, _ = console.read_output(max(0, console.end - PANIC_BYTES))
+        if panic := find_panic(tail.decode("utf-8", "replace").splitlines()[-PANIC_LINES:]):
+            yield panic
 
 
 def _moved(machine: Machine, symbols: Symbols | None, states: States) -> Symbols | None:

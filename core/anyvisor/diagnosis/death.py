@@ -1,4 +1,4 @@
-"""The errors that a death becomes: what happened, why, and the report on it."""
+"""The error that a death becomes: what happened, why, and the report on it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from anyvisor.diagnosis.collect import collect
 from anyvisor.diagnosis.report import Report, report
-from anyvisor.errors import AnyvisorError, GuestError
+from anyvisor.errors import GuestError
 from anyvisor.exits import Exit
+from anyvisor.section import readable
 
 if TYPE_CHECKING:
     from anyvisor.hypervisor import Vcpu
@@ -19,9 +20,9 @@ def death(machine: Machine, vcpu: Vcpu, exit_: Exit) -> GuestError:
     try:
         found = report(collect(machine, vcpu, exit_, machine.symbols))
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the report, the death must be told
-        found = Report(exit_.describe(), vcpu.index, notes=(f"report: {type(error).__name__}: {error}",))
+        found = Report(exit_.describe(), vcpu.index, exit_, notes=(f"report: {type(error).__name__}: {error}",))
     lines = [f"vCPU {vcpu.index} died: {exit_.describe()}", *_told(found)]
-    return GuestError("\n".join(lines), exit=exit_, vcpu=vcpu.index, report=found)
+    return GuestError(readable("\n".join(lines)), exit=exit_, vcpu=vcpu.index, report=found)
 
 
 def _told(found: Report) -> list[str]:
@@ -32,15 +33,3 @@ def _told(found: Report) -> list[str]:
         lines += [f"  {found.likely.remedy}"] if found.likely.remedy else []
     registers = found.section("Registers")
     return lines + [f"  {line}" for line in (registers.text.splitlines() if registers else ())]
-
-
-def device_failure(error: BaseException, vcpu: Vcpu | None = None) -> AnyvisorError:
-    """The error for what a device or backend raised; `vcpu` is the one that it was working for."""
-    if isinstance(error, AnyvisorError):
-        return error
-    where = "" if vcpu is None else f"vCPU {vcpu.index}: "
-    broken = GuestError(
-        f"{where}a device or backend failed: {type(error).__name__}: {error}", vcpu=None if vcpu is None else vcpu.index
-    )
-    broken.__cause__ = error
-    return broken

@@ -6,16 +6,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from anyvisor.console import Console
-from anyvisor.diagnosis.collect import PANIC_LINES, Notes
+from anyvisor.diagnosis.collect import Notes, panics
 from anyvisor.diagnosis.live import describe_halt
 from anyvisor.outcome import DIED, Outcome
-from anyvisor.panics import OOPS, Panic, find_panic
+from anyvisor.panics import OOPS, Panic
 
 if TYPE_CHECKING:
     from anyvisor.machine import Machine
 
-TAIL_BYTES = 256 * PANIC_LINES
-"""How much of a console is looked at."""
 BY_ACCIDENT = (DIED, "stopped")
 """How a machine ends whose guest did not end it; an oops before any other end was survived."""
 
@@ -30,9 +28,4 @@ def judge(machine: Machine, outcome: Outcome) -> tuple[Panic | None, str]:
 
 def last_words(consoles: Iterable[Console]) -> Panic | None:
     """The panic that a console ends with: nothing was printed behind it."""
-    for console in consoles:
-        data, _ = console.read_output(max(0, console.end - TAIL_BYTES))
-        panic = find_panic(data.decode("utf-8", "replace").splitlines()[-PANIC_LINES:])
-        if panic and panic.is_last:
-            return panic
-    return None
+    return next((each for each in panics(consoles) if each.is_last), None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 
 from anyvisor.exits import Exit, Shutdown
-from anyvisor.flight import IN, OUT, NotedExit
+from anyvisor.flight import NotedExit
 from anyvisor.panics import Panic
 from anyvisor.plan import BootPlan, VcpuPlan
 from anyvisor.states import Change, VcpuState
@@ -105,11 +105,7 @@ class Evidence:
 
         Where no device answers, it need not have meant to touch one.
         """
-        return all(self._is_unclaimed(each) for each in self.accesses) and not any(self.console.values())
-
-    def _is_unclaimed(self, access: NotedExit) -> bool:
-        space = "port" if access.kind in (IN, OUT) else "mmio"
-        return (space, access.address) in self.unclaimed
+        return all(each.place in self.unclaimed for each in self.accesses) and not any(self.console.values())
 
     def state(self, kind: type[S]) -> S | None:
         """One of `states`; None where it could not be read."""

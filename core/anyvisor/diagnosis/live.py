@@ -53,11 +53,11 @@ def inspect(machine: Machine, timeout: float) -> Inspection:
     """Look at every vCPU. A machine that runs is paused meanwhile; GuestError when that takes longer than `timeout`."""
     phase = machine.phase.value
     with machine.held(timeout):
-        found = [collect(machine, vcpu, _death_of(machine, vcpu), machine.symbols) for vcpu in machine.vcpus]
-    return Inspection(phase, tuple(map(report, found)))
+        found = [collect(machine, vcpu, death_of(machine, vcpu), machine.symbols) for vcpu in machine.vcpus]
+        return Inspection(phase, tuple(map(report, found)))  # which reads memory: not that of a guest that goes on
 
 
-def _death_of(machine: Machine, vcpu: Vcpu) -> Exit | None:
+def death_of(machine: Machine, vcpu: Vcpu) -> Exit | None:
     """The exit that this vCPU died by, or halted for good; None while it lives."""
     if machine.outcome and machine.outcome.reason == "halted":
         return Halted()

@@ -1,4 +1,4 @@
-"""A report as a page of text for a terminal of 100 columns or more."""
+"""A report as a page of text for a terminal of 80 columns or more."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from anyvisor.diagnosis.report import Cause, Report
 from anyvisor.finding import Finding, Severity
 from anyvisor.section import readable
 
-COLUMNS = 100
-"""How wide prose is set; tables are as wide as they must be."""
+COLUMNS = 78
+"""How wide prose is set, with room for its indent; tables are as wide as they must be."""
 
 
-def page(report: Report) -> str:
-    """What happened, why, what to do, then all there is to see."""
-    parts = [_prose(report.summary), *map(_note, report.notes), *_causes(report.causes), *_findings(report)]
+def page(report: Report, opening: str = "") -> str:
+    """What happened, behind the words of `opening`; why, what to do, then all there is to see."""
+    parts = [_prose(opening + report.summary), *map(_note, report.notes), *_causes(report), *_findings(report)]
     parts += [_titled(each.title, each.text.splitlines()) for each in report.sections]
     return readable("\n\n".join(parts))
 
 
-def _causes(causes: tuple[Cause, ...]) -> Iterator[str]:
+def _causes(report: Report) -> Iterator[str]:
+    causes = report.causes
     if not causes:
-        yield _titled("Likely cause", ["none known: nothing that is looked for here was found"])
+        if report.exit is not None:
+            yield _titled("Likely cause", ["none known: nothing that is looked for here was found"])
         return
     yield _titled(f"Likely cause: {causes[0].name}", _cause(causes[0], ""))
     if causes[1:]:

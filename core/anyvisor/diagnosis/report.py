@@ -9,6 +9,7 @@ import attrs
 from anyvisor.architectures import part
 from anyvisor.diagnosis.collect import Notes
 from anyvisor.diagnosis.evidence import Evidence
+from anyvisor.exits import Exit
 from anyvisor.finding import Finding
 from anyvisor.section import Section, plain
 
@@ -33,13 +34,14 @@ class Cause:
 class Report:
     """What is known of a guest that died, hangs, or is looked at. `str` of it is the page for a reader.
 
-    `summary` is what happened, in a sentence; `causes` come likeliest first; `findings` are the checks that the state
-    or the plan fails; `sections` the rest: registers, segments, page walks, code, stack, last exits, console. `notes`
-    say what is missing from the report, and why.
+    `summary` is what happened, in a sentence; `exit` what it died by, None when it was only looked at; `causes` come
+    likeliest first; `findings` are the checks that the state or the plan fails; `sections` the rest: registers,
+    segments, page walks, code, stack, last exits, console. `notes` say what is missing from the report, and why.
     """
 
     summary: str
     vcpu: int | None = None
+    exit: Exit | None = None
     causes: tuple[Cause, ...] = ()
     findings: tuple[Finding, ...] = ()
     sections: tuple[Section, ...] = ()
@@ -59,6 +61,7 @@ class Report:
         return {
             "summary": self.summary,
             "vcpu": self.vcpu,
+            "exit": plain(self.exit),
             "causes": [plain(each) for each in self.causes],
             "findings": [plain(each) for each in self.findings],
             "sections": [each.to_data() for each in self.sections],
@@ -80,6 +83,7 @@ def report(evidence: Evidence) -> Report:
     return Report(
         summary=notes.attempt("summary", lambda: reader.summary(evidence), f"vCPU {evidence.vcpu}: {evidence.exit}"),
         vcpu=evidence.vcpu,
+        exit=evidence.exit,
         causes=notes.attempt("causes", lambda: tuple(reader.causes(evidence, findings)), nothing),
         findings=findings,
         sections=notes.attempt("sections", lambda: tuple(reader.sections(evidence)), nothing),
