@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import resource
+from pathlib import Path
 
 import pytest
 
@@ -195,3 +196,22 @@ def test_a_place_that_cannot_be_is_refused_before(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     with pytest.raises(ConfigError, match=f"{tmp_path} cannot be written to; name another"):
         check_place(tmp_path / "new" / "one")
+
+
+def test_a_file_that_is_swapped_for_a_link_while_it_is_made_is_not_followed(tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.touch(0o644)
+    real = os.open
+
+    def swapping(path, flags, *mode):
+        fd = real(path, flags, *mode)
+        if flags & os.O_EXCL:
+            Path(path).unlink()
+            Path(path).symlink_to(other)
+        return fd
+
+    with dead() as (machine, _), monkeypatch.context() as patch:
+        patch.setattr(os, "open", swapping)
+        dump_machine(machine, tmp_path / "dump")
+    assert mode(other) == 0o644
+    assert other.read_bytes() == b""

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyvisor.acts import MmioRead, MmioWrite, PortIn, PortOut
+from anyvisor.bus import Bus
 from anyvisor.errors import ConfigError, GuestError
 from anyvisor.exits import FailEntry, Halted, Shutdown
 from anyvisor.flight import CAPACITY, ExitRing, NotedExit
@@ -14,6 +15,7 @@ from anyvisor.launch import launch
 from anyvisor.memory import MIB, Region
 from anyvisor.plan import BootPlan, VcpuPlan
 from anyvisor.recording import Recorder
+from anyvisor.tapped_bus import PORTS_KEPT, TappedBus
 from anyvisor.testing.listener import Listener
 from anyvisor.x86_64.generic import FACTS
 from anyvisor_mock import MockHypervisor
@@ -181,3 +183,15 @@ def test_a_machine_that_is_recorded_or_replayed_has_a_flight_recorder_too():
         with pytest.raises(GuestError):
             made.start().wait(10)
         assert accesses(made.flight[0]) == DONE
+
+
+def test_a_guest_that_touches_every_port_makes_the_recorder_no_bigger():
+    ring, bus = ExitRing(4), Bus()
+    heard = Listener()
+    bus.add_ports(Region(0, 0x10000, "all"), heard)
+    tapped = TappedBus(bus, ring)
+    for port in range(0x10000):
+        tapped.write_port(port, 1, port & 0xFF)
+    assert len(heard.values) == 0x10000
+    assert len(tapped._known) <= PORTS_KEPT
+    assert [each.address for each in ring.last()] == [0xFFFC, 0xFFFD, 0xFFFE, 0xFFFF]

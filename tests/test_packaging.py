@@ -144,5 +144,6 @@ for name in ("termios", "fcntl"):
 
 def test_importing_anyvisor_loads_neither_file_readers_nor_architectures():
     heavy = ("cattrs", "tomllib", "click", "rich", "anyvisor.x86_64.cpuid", "anyvisor_kvm.hypervisor", "ctypes.util")
+    heavy += ("anyvisor.diagnosis", "anyvisor.panics")
     done = run_without([], f"import anyvisor; print([name for name in {heavy!r} if name in sys.modules])")
     assert (done.stdout, done.stderr) == ("[]\n", "")

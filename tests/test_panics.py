@@ -260,3 +260,13 @@ def test_any_part_of_a_console_can_be_read(name, data):
 def test_any_lines_can_be_read(lines):
     panic = find_panic(lines)
     assert panic is None or str(panic)
+
+
+def test_what_a_guest_prints_for_the_terminal_is_escaped_where_it_is_told_again():
+    escape = "\x1b]0;title\x07\x1b[2J\u202e"
+    panic = find_panic(
+        [f"BUG: unable to handle {escape}", f"RIP: 0010:{escape}", f"Kernel panic - not syncing: {escape}"]
+    )
+    assert panic.cause and panic.rip
+    assert all(each.isprintable() for each in (str(panic), panic.message, panic.cause, panic.rip, panic.reason))
+    assert "\\x1b[2J" in panic.message

@@ -76,3 +76,18 @@ def test_a_file_has_what_is_in_the_extents_and_zeros(tmp_path_factory, used, ext
         write_sparse(file, 100, memoryview(content), parts)
         file.truncate(100 + len(content))
     assert path.read_bytes() == bytes(100) + bytes(expected)
+
+
+@pytest.mark.parametrize("entries", [1, 3, 1000])
+def test_in_however_many_pieces_the_page_map_is_read_the_same_is_found(entries, monkeypatch):
+    with GuestMemory([Region(0, 16 * MIB)]) as memory:
+        for address, data in WRITTEN.items():
+            memory.write(address, data)
+        (ram,) = memory
+        whole = touched(ram)
+        monkeypatch.setattr(sparse, "ENTRIES", entries)
+        pieces = touched(ram)
+    assert {page for each in pieces for page in range(*each, PAGE_BYTES)} == {
+        page for each in whole for page in range(*each, PAGE_BYTES)
+    }
+    assert pieces != [(0, 16 * MIB)]

@@ -99,7 +99,7 @@ class Crew:
         with self._changed:
             self._is_paused = self.phase in (Phase.RUNNING, Phase.PAUSED)
         try:
-            self._park(timeout, self._stand_still)
+            self._park(timeout, lambda: self._parked == self._alive or self.phase is not Phase.PAUSED)
         except AnyvisorError:
             self.resume()
             raise
@@ -181,14 +181,10 @@ class Crew:
                 thread.join(timeout)
 
     def shut(self, timeout: float) -> None:
-        """Let nobody hold the vCPUs any more, and wait for those who do; GuestError when that takes too long.
-
-        Who has looked at a vCPU must be done before it is given back. One who calls this is not waited for.
-        """
+        """Let nobody hold the vCPUs any more, and wait for others who do; GuestError when that takes too long."""
         with self._changed:
             self._is_shut = True
-            own = threading.current_thread()
-            if not self._changed.wait_for(lambda: all(each is own for each in self._holders), limit(timeout)):
+            if not self._changed.wait_for(lambda: {*self._holders} <= {threading.current_thread()}, limit(timeout)):
                 raise GuestError(f"the machine did not close within {timeout} seconds: another thread still holds it")
 
     def wait(self, timeout: float | None) -> Outcome:
@@ -284,9 +280,6 @@ class Crew:
         with ExitStack() as kicks:
             for vcpu in reversed(self._vcpus):
                 kicks.callback(vcpu.kick)
-
-    def _stand_still(self) -> bool:
-        return self._parked == self._alive or self.phase is not Phase.PAUSED
 
     @property
     def _in_own_thread(self) -> bool:

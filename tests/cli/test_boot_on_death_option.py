@@ -3,6 +3,9 @@
 import pytest
 from guests_in_bytes import CRASH, SPIN, elf
 
+from anyvisor.cli.failure import Ended
+from anyvisor.cli.on_death import kept
+from anyvisor.errors import GuestError
 from elf_cores import ElfCore
 
 FILES = {"core", "report.txt", "report.json", "plan.json", "console.log", "console-debug.log", "exits.jsonl"}
@@ -61,6 +64,17 @@ def test_what_goes_wrong_with_keeping_hides_nothing(run, kernel):
     assert done.returncode == 1
     assert "warning: the guest could not be kept in /proc/self/fdinfo: /proc/self/fdinfo/" in done.stderr
     assert "triple fault" in done.stderr
+
+
+def test_a_signal_while_it_is_kept_is_obeyed_and_told(monkeypatch, capsys, place):
+    def interrupted(machine, directory):
+        raise Ended(143)
+
+    monkeypatch.setattr("anyvisor.death_dump.dump_machine", interrupted)
+    with pytest.raises(Ended) as caught, kept(None, ("dump", place)):
+        raise GuestError("it died")
+    assert caught.value.exit_code == 143
+    assert f"interrupted: what there is of the guest in {place} is not complete" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_is_a_mistake_before_there_is_a_guest(run, kernel):

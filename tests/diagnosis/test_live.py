@@ -13,6 +13,7 @@ from anyvisor.launch import launch
 from anyvisor.memory import MIB, Region
 from anyvisor.outcome import Phase
 from anyvisor.plan import BootPlan, VcpuPlan
+from anyvisor.x86_64.state import Regs
 from anyvisor_mock import MockHypervisor
 
 RAM = (Region(0, 2 * MIB, "RAM"),)
@@ -207,3 +208,76 @@ def wait_until(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+def test_a_machine_that_is_closed_cannot_be_looked_at():
+    made = machine()
+    made.start()
+    made.close()
+    with pytest.raises(GuestError, match="cannot be held: it is closed"):
+        made.inspect()
+
+
+def test_nothing_is_given_back_while_another_thread_holds_it():
+    held, let_go = threading.Event(), threading.Event()
+    made = machine()
+    made.start()
+
+    def hold():
+        with made.held():
+            held.set()
+            let_go.wait(10)
+            assert made.memory.read(0, 1) == b"\0"
+            found.append(made.vcpus[0].get(Regs))
+
+    found = []
+    holder, closer = threading.Thread(target=hold), threading.Thread(target=made.close)
+    holder.start()
+    assert held.wait(5)
+    closer.start()
+    closer.join(0.1)
+    assert closer.is_alive() and made.memory.regions
+    let_go.set()
+    for each in (holder, closer):
+        each.join(5)
+    assert found and not made.memory.regions
+
+
+def test_who_holds_it_for_too_long_is_told_of_and_close_can_be_called_again(monkeypatch):
+    monkeypatch.setattr("anyvisor.machine.STOP_SECONDS", 0.05)
+    held, let_go = threading.Event(), threading.Event()
+    made = machine()
+
+    def hold():
+        with made.held():
+            held.set()
+            let_go.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(5)
+    with pytest.raises(GuestError, match=r"did not close within 0\.05 seconds: another thread still holds it"):
+        made.close()
+    assert made.memory.regions
+    let_go.set()
+    holder.join(5)
+    made.close()
+    assert not made.memory.regions
+
+
+def test_who_holds_a_machine_may_close_it():
+    made = machine()
+    made.start()
+    with made.held():
+        made.close()
+    assert not made.memory.regions
+
+
+def test_what_is_shown_is_one_moment_of_a_guest_that_goes_on(monkeypatch):
+    phases = []
+    with machine() as made:
+        made.start()
+        reading = made.memory.read
+        monkeypatch.setattr(made.memory, "read", lambda *place: phases.append(made.phase) or reading(*place))
+        made.inspect()
+    assert set(phases) == {Phase.PAUSED}

@@ -4,12 +4,14 @@ import contextlib
 import shutil
 import struct
 import subprocess
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyvisor.errors import KernelImageError
+from anyvisor.memory import MIB
 from anyvisor.symbols import Symbols
 
 SOURCE = """
@@ -102,3 +104,38 @@ def test_whatever_the_headers_say_symbols_are_read_or_refused(program, tmp_path_
     path.write_bytes(content)
     with contextlib.suppress(KernelImageError):
         assert len(Symbols.load(path)) < 100
+
+
+def elf_of(sections):
+    """A 64-bit ELF file with those sections (kind, link, content), laid out one behind the other."""
+    at = 64 + 64 * len(sections)
+    headers, contents = [], []
+    for kind, link, content in sections:
+        headers.append(struct.pack("<2I4Q2I2Q", 0, kind, 0, 0, at, len(content), link, 0, 0, 24))
+        contents.append(content)
+        at += len(content)
+    start = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    fields = (2, 62, 1, 0, 0, 64, 0, 64, 56, 0, 64, len(sections), 0)
+    return b"".join([start, struct.pack("<HHIQQQIHHHHHH", *fields), *headers, *contents])
+
+
+def entry(name, number):
+    return struct.pack("<IBBHQQ", name, 2, 0, 1, 0xFFFFFFFF81000000 + number, 8)
+
+
+SHT_SYMTAB, SHT_STRTAB = 2, 3
+
+
+@pytest.mark.parametrize("end", [b"", b"\0"])
+def test_names_without_an_end_and_endless_ones_are_none(tmp_path, end):
+    table = b"".join(entry(name, number) for number, name in enumerate([0, *[6] * 50_000]))
+    (tmp_path / "file").write_bytes(elf_of([(SHT_SYMTAB, 1, table), (SHT_STRTAB, 0, b"start\0" + b"x" * MIB + end)]))
+    began = time.perf_counter()
+    assert [name for _, name in Symbols.load(tmp_path / "file")] == ["start"]
+    assert time.perf_counter() - began < 2  # 50 GB of names took longer
+
+
+def test_a_file_has_one_symbol_table(tmp_path):
+    table = (SHT_SYMTAB, 1, entry(0, 0))
+    (tmp_path / "file").write_bytes(elf_of([table, (SHT_STRTAB, 0, b"start\0"), *[table] * 100]))
+    assert len(Symbols.load(tmp_path / "file")) == 1

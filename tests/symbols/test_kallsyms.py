@@ -125,6 +125,13 @@ def test_an_image_made_to_keep_us_busy_is_given_up_soon(pointer_bytes):
     assert time.process_time() - began < 10
 
 
+def test_digits_without_end_are_given_up_soon():
+    digits = b"".join(b"%d\0" % digit for digit in range(10)) + b"x"
+    began = time.process_time()
+    assert kallsyms.decode(digits * 200_000, 8, lambda offset: offset) is None
+    assert time.process_time() - began < 2
+
+
 # -- Debian's kernels ----------------------------------------------------------------------------------------
 
 

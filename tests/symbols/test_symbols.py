@@ -127,3 +127,10 @@ def test_what_has_no_symbols_is_refused_with_a_way_out(content, words, tmp_path)
 def test_a_file_that_cannot_be_read_is_refused(path):
     with pytest.raises(KernelImageError, match=r"cannot open the symbols|is a directory"):
         Symbols.load(path)
+
+
+def test_symbols_that_are_moved_again_and_again_have_one_index():
+    symbols = Symbols.of([(0xFFFFFFFF81000000 + 16 * number, "T", f"f{number}") for number in range(100)])
+    moved = [symbols.moved(slide << 21) for slide in range(3)]
+    assert [each.address("f1") for each in moved] == [0xFFFFFFFF81000010 + (slide << 21) for slide in range(3)]
+    assert len({id(each._index) for each in moved}) == 1

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from anyvisor.errors import HypervisorUnavailable, KernelImageError
-from anyvisor.symbols import Symbols
+from anyvisor.symbols import Symbols, files
 from guests.debian import cloud_kernel
 
 TEXT = """\
@@ -84,3 +84,9 @@ def test_the_symbols_of_this_machines_own_kernel_are_read_or_hidden():
     else:
         with pytest.raises(KernelImageError, match="kptr_restrict"):
             Symbols.load("/proc/kallsyms")
+
+
+def test_a_text_that_is_too_long_is_not_read(load, monkeypatch):
+    monkeypatch.setattr(files, "MAX_TEXT_BYTES", 100)
+    with pytest.raises(KernelImageError, match="is longer than 100; give"):
+        load("ffffffff81000000 T start\n" * 10)

@@ -164,6 +164,19 @@ def test_more_tables_and_runs_than_the_limits_are_left_out_the_lower_half_first(
     assert few.left_out == {TOO_MUCH}
 
 
+def test_tables_made_to_keep_us_busy_are_given_up_and_so_are_those_of_all_other_processors():
+    memory = bytearray(40 * PAGE)
+    for root in (0, 20):
+        entries(memory, root, "<I", *((index, (root + 1 + index) << 12 | 3) for index in range(19)))
+        for table in range(root + 1, root + 20):
+            entries(memory, table, "<I", *((index, index * 2 << 12 | 3) for index in range(1024)))
+    assert len(Mappings(reader(memory)).runs(WITHOUT_PSE, 0)) == 19 * 1024
+    finder = Mappings(reader(memory), max_work=5000)
+    assert len(finder.runs(WITHOUT_PSE, 0)) < 5000
+    assert finder.left_out == {TOO_MUCH}
+    assert finder.runs(WITHOUT_PSE, 20 * PAGE) == []
+
+
 runs_of_numbers = st.sets(st.integers(0, 40)).map(lambda taken: [Run(each, 1000 + each, 1) for each in sorted(taken)])
 
 

@@ -75,14 +75,19 @@ def watch(
     pointer = part(machine.plan.architecture, "diagnosis.hangs").instruction_pointer
     newest = [ring.newest for ring in machine.flight]
     rips: list[list[int]] = [[] for _ in machine.vcpus]
-    for left in range(samples - 1, -1, -1):
+
+    def look() -> None:
+        for vcpu, seen in zip(machine.vcpus, rips, strict=True):
+            seen.append(pointer(vcpu))
+
+    for _ in range(samples - 1):
         with machine.held(timeout):
-            for vcpu, seen in zip(machine.vcpus, rips, strict=True):
-                seen.append(pointer(vcpu))
-            if not left:
-                exits = [ring.since(before) for ring, before in zip(machine.flight, newest, strict=True)]
-                found = [collect(machine, vcpu, symbols=machine.symbols) for vcpu in machine.vcpus]
-        time.sleep(interval_seconds if left else 0)
+            look()
+        time.sleep(interval_seconds)
+    with machine.held(timeout):
+        look()
+        exits = [ring.since(before) for ring, before in zip(machine.flight, newest, strict=True)]
+        found = [collect(machine, vcpu, symbols=machine.symbols) for vcpu in machine.vcpus]
     return tuple(
         attrs.evolve(each, rips=tuple(seen), watched_exits=count)
         for each, seen, count in itertools.zip_longest(found, rips, exits)

@@ -2,11 +2,13 @@
 
 import struct
 
+import attrs
 import pytest
 from dead_guests import CODE, dead
 
 from anyvisor.diagnosis import report
 from anyvisor.symbols import Symbols
+from anyvisor.x86_64.diagnosis.kernel_log import MESSAGES
 from anyvisor.x86_64.diagnosis.scene import Scene
 
 LOG, POINTER, LENGTH, RING_POINTER, RING, INFOS = 0x200000, 0x1FF000, 0x1FF008, 0x1FF010, 0x1FF100, 0x210000
@@ -91,3 +93,21 @@ def test_what_the_console_has_shown_is_not_told_again():
         )
     )
     assert made.section("Last lines of the kernel's log, from its memory") is None
+
+
+def test_a_guest_that_fills_its_log_with_short_messages_is_not_read_for_long():
+    messages = (struct.pack("<Q8s", number, b"message") for number in range(1, 60_000))
+    written = {
+        LOG: b"".join(messages),
+        POINTER: struct.pack("<QI", LOG, 1 << 20),
+        RING_POINTER: struct.pack("<Q", RING),
+    }
+    evidence = dead(b"\xcc", written=written | {RING: struct.pack("<IIQQ", COUNT_BITS, 0, 0, INFOS)}, symbols=SYMBOLS)
+    reads = []
+
+    def read(*place):
+        reads.append(place)
+        return evidence.read(*place)
+
+    assert len(Scene(attrs.evolve(evidence, read=read)).kernel_log) == MESSAGES
+    assert len(reads) < 20 * MESSAGES

@@ -89,8 +89,8 @@ def _named_ids(scene: Scene) -> Iterator[tuple[str, list[int]]]:
     if scene.mptable:
         yield "MP table", [each.apic_id for each in scene.mptable.table.processors]
     if srat := scene.acpi_table(Srat):
-        kinds = LapicAffinity | X2ApicAffinity
-        yield "SRAT", [each.apic_id for each in srat.entries if isinstance(each, kinds) and each.flags.enabled]
+        processors = [each for each in srat.entries if isinstance(each, LapicAffinity | X2ApicAffinity)]
+        yield "SRAT", [each.apic_id for each in processors if each.flags.enabled]
 
 
 def _disagreement(found: Collection[int], wanted: set[int]) -> str:
