@@ -10,7 +10,9 @@ from no_alarm.census import Census
 from no_alarm.looks import check_idle_and_busy, said, spinning_i386
 
 WORK = "for i in 1 2 3 4 5; do sha256sum /bin/busybox; done; /spin && (sleep 9 & kill $!) && echo done"
-APART_SECONDS = 0.03
+APART_SECONDS = 0.015
+MANY_RIPS = 40
+"""Fewer than elsewhere: a look at a guest inside an emulated machine takes long."""
 CPUID_EVERY, PLAN_EVERY = 32, 40
 COUNT = 80_000_000
 
@@ -34,4 +36,4 @@ def test_no_check_says_anything_of_a_linux_that_boots_and_works(cloud_kernel, in
         check_idle_and_busy(machine)
         switch_off(machine)
         assert (machine.outcome.panic, machine.outcome.note, said(machine)) == (None, "", [])
-    census.check(("uninitialized", "real"), ("halted",))
+    census.check(("uninitialized", "real"), ("halted",), many_rips=MANY_RIPS)

@@ -93,7 +93,10 @@ def numbers(bits):
 def anything(kind, **known):
     """Any value of such a class: bits and numbers at random, whatever goes together."""
     by_type = {"bool": st.booleans(), "int": numbers(64), "SegmentRegister": segments, "DescriptorTable": tables}
-    fields = {each.name: by_type.get(each.type, numbers(64)) for each in attrs.fields(kind)}
+    kinds = {
+        each.name: getattr(each.type, "__name__", each.type) for each in attrs.fields(kind)
+    }  # once resolved, a class
+    fields = {name: by_type.get(type_, numbers(64)) for name, type_ in kinds.items()}
     return st.builds(kind, **fields | known)
 
 
