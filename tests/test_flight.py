@@ -11,11 +11,12 @@ from anyvisor.bus import Bus
 from anyvisor.errors import ConfigError, GuestError
 from anyvisor.exits import FailEntry, Halted, Shutdown
 from anyvisor.flight import CAPACITY, ExitRing, NotedExit
+from anyvisor.front_bus import PORTS_KEPT
 from anyvisor.launch import launch
 from anyvisor.memory import MIB, Region
 from anyvisor.plan import BootPlan, VcpuPlan
 from anyvisor.recording import Recorder
-from anyvisor.tapped_bus import PORTS_KEPT, TappedBus
+from anyvisor.tapped_bus import TappedBus
 from anyvisor.testing.listener import Listener
 from anyvisor.x86_64.generic import FACTS
 from anyvisor_mock import MockHypervisor

@@ -355,8 +355,12 @@ class Deaf(MockHypervisor):
     """Its vCPUs do not answer kicks until they are told to."""
 
     def __init__(self):
-        self.released = threading.Event()
-        super().__init__(FACTS, script=[lambda bus: self.released.wait(20)])
+        self.entered, self.released = threading.Event(), threading.Event()
+        super().__init__(FACTS, script=[self.guest])
+
+    def guest(self, bus):
+        self.entered.set()
+        self.released.wait(20)
 
 
 def test_a_vcpu_that_does_not_answer_keeps_all_of_its_machine_until_it_does(monkeypatch):
@@ -364,6 +368,7 @@ def test_a_vcpu_that_does_not_answer_keeps_all_of_its_machine_until_it_does(monk
     hypervisor = Deaf()
     made = launch(plan(), hypervisor)
     made.start()
+    assert hypervisor.entered.wait(10)
     with pytest.raises(GuestError, match=r"did not stop within 0\.2 seconds: 1 vCPU"):
         made.stop(0.2)
     monkeypatch.setattr(made, "stop", lambda: Machine.stop(made, 0.2))
@@ -413,6 +418,7 @@ def test_a_pause_that_fails_lets_the_machine_go_on():
     hypervisor = Deaf()
     with launch(plan(), hypervisor) as made:
         made.start()
+        assert hypervisor.entered.wait(10)
         with pytest.raises(GuestError, match="did not pause"):
             made.pause(0.1)
         assert made.phase is Phase.RUNNING

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from anyvisor.bus import ALL_ONES, Bus, BusDevice, Read, Write
+from anyvisor.bus import ALL_ONES, Bus, Read, Write
 from anyvisor.flight import IN, OUT, READ, WRITE, ExitRing
+from anyvisor.front_bus import FrontBus
 from anyvisor.hypervisor import Vcpu
-from anyvisor.memory import Region
 
 
 def records_exits(vcpu: Vcpu, ring: ExitRing) -> bool:
@@ -26,50 +26,17 @@ def bus_noting(vcpu: Vcpu, bus: Bus, ring: ExitRing) -> Bus:
     return bus if records_exits(vcpu, ring) else TappedBus(bus, ring)
 
 
-PORTS_KEPT = 1024
-"""How many ports are remembered: a guest may touch all 65536, and each is a kilobyte here, for each vCPU."""
-
-
-class TappedBus(Bus):
+class TappedBus(FrontBus):
     """`inner`, with every access noted in `ring`. For one vCPU, since ports are remembered.
 
     A backend that has RIP in memory at each access says where: `words[rip_at]`.
     """
 
     def __init__(self, inner: Bus, ring: ExitRing, words: Sequence[int] | memoryview[int] = (0,), rip_at: int = 0):
-        self._inner = inner
+        super().__init__(inner)
         self._note = ring.append
         self._words = words
         self._rip_at = rip_at
-        self._known: dict[int, tuple[int, Read, Write]] = {}
-        self.unclaimed = inner.unclaimed
-
-    def add_ports(self, region: Region, device: BusDevice, *, offset: int = 0) -> None:
-        """Let `device` answer on the bus behind this one."""
-        self._inner.add_ports(region, device, offset=offset)
-
-    def add_mmio(self, region: Region, device: BusDevice, *, offset: int = 0) -> None:
-        """Let `device` answer on the bus behind this one."""
-        self._inner.add_mmio(region, device, offset=offset)
-
-    def port(self, port: int) -> tuple[int, Read, Write]:
-        """Who answers at a port, with what notes the access in between."""
-        if port not in self._known:
-            if len(self._known) >= PORTS_KEPT:
-                self._known.clear()
-            offset, read, write = self._inner.port(port)
-            self._known[port] = (offset, self._port_read(port, read), self._port_write(port, write))
-        return self._known[port]
-
-    def read_port(self, port: int, size_bytes: int) -> int:
-        """What an IN of `size_bytes` from `port` gives."""
-        offset, read, _ = self.port(port)
-        return read(offset, size_bytes)
-
-    def write_port(self, port: int, size_bytes: int, value: int) -> None:
-        """An OUT of `value`."""
-        offset, _, write = self.port(port)
-        write(offset, size_bytes, value)
 
     def read_mmio(self, address: int, size_bytes: int) -> int:
         """What a load of `size_bytes` from guest-physical `address` gives."""

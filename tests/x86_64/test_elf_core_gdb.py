@@ -1,6 +1,5 @@
 """A kernel stopped where it is known to be, on an emulated processor and on this host's KVM, as gdb sees it."""
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -9,9 +8,8 @@ import pytest
 import anyvisor
 from anyvisor.config import MachineConfig
 from anyvisor.death_dump import dump_machine
-from anyvisor.errors import HypervisorUnavailable
-from anyvisor_kvm.hypervisor import open_kvm
 from elf_cores import check_by_readelf, gdb, tool
+from needed_kvm import need_kvm
 
 TESTS = Path(__file__).parents[1]
 FLAGS = ["-g", "-O0", "-static", "-nostdlib", "-no-pie", "-fno-pic", "-ffreestanding", "-mcmodel=kernel"]
@@ -31,12 +29,7 @@ def spinning_kernel(tmp_path_factory):
 def stopped(request, spinning_kernel, tmp_path):
     """A core of the kernel, stopped in its loop."""
     if request.param == "kvm":
-        try:
-            open_kvm().close()
-        except HypervisorUnavailable as error:
-            if os.environ.get("CI") == "true":
-                pytest.fail(f"CI must have KVM: {error}")
-            pytest.skip(f"to run this: {error}")
+        need_kvm()
     with anyvisor.boot(MachineConfig(kernel=spinning_kernel, memory="64M"), backend=request.param) as machine:
         machine.console.expect("spinning\n", timeout=30)
         machine.pause()

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from anyvisor.acts import MmioRead, MmioWrite, PortIn, PortOut
-from anyvisor.bus import ALL_ONES, Bus, BusDevice, Read, Write
+from anyvisor.bus import ALL_ONES, Bus, Read, Write
 from anyvisor.clock import Clock, Timer
+from anyvisor.front_bus import FrontBus
 from anyvisor.interrupts import InterruptSource
-from anyvisor.memory import Region
 from anyvisor.recording.failure import Failure
 from anyvisor.recording.log import Log
 from anyvisor.recording.trace import Acted, ClockRead, DeviceRaised, Done, InterruptTaken, TimerCalled
@@ -27,42 +27,15 @@ Turn = AbstractContextManager[object]
 """The lock by which accesses and timers take turns; who holds it may take it again."""
 
 
-class RecordingBus(Bus):
+class RecordingBus(FrontBus):
     """`inner`, with every access noted as one of vCPU `subject`. For one run, since ports are remembered."""
 
     def __init__(self, inner: Bus, subject: int, log: Log, turn: Turn):
-        self._inner = inner
+        super().__init__(inner)
         self._subject = subject
         self._log = log
         self._add = log.add
         self._turn = turn
-        self._known: dict[int, tuple[int, Read, Write]] = {}
-        self.unclaimed = inner.unclaimed
-
-    def add_ports(self, region: Region, device: BusDevice, *, offset: int = 0) -> None:
-        """Let `device` answer on the bus behind this one."""
-        self._inner.add_ports(region, device, offset=offset)
-
-    def add_mmio(self, region: Region, device: BusDevice, *, offset: int = 0) -> None:
-        """Let `device` answer on the bus behind this one."""
-        self._inner.add_mmio(region, device, offset=offset)
-
-    def port(self, port: int) -> tuple[int, Read, Write]:
-        """Who answers at a port, with what notes the access in between."""
-        if port not in self._known:
-            offset, read, write = self._inner.port(port)
-            self._known[port] = (offset, self._port_read(port, read), self._port_write(port, write))
-        return self._known[port]
-
-    def read_port(self, port: int, size_bytes: int) -> int:
-        """What an IN of `size_bytes` from `port` gives."""
-        offset, read, _ = self.port(port)
-        return read(offset, size_bytes)
-
-    def write_port(self, port: int, size_bytes: int, value: int) -> None:
-        """An OUT of `value`."""
-        offset, _, write = self.port(port)
-        write(offset, size_bytes, value)
 
     def read_mmio(self, address: int, size_bytes: int) -> int:
         """What a load of `size_bytes` from guest-physical `address` gives."""
