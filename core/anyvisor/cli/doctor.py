@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 OPTIONAL = {
     "unicorn": ("unicorn", "an emulated processor where there is no other (its core is GPLv2)", "anyvisor[unicorn]"),
     "rich": ("rich", "prettier tables", "anyvisor[rich]"),
+    "disasm": ("capstone", "instructions in words in the report on a death", "anyvisor[disasm]"),
     "lz4": ("lz4", "unpacking lz4 kernels", "anyvisor[lz4]"),
     "zstd": (
         "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd",
