@@ -27,6 +27,7 @@ from anyvisor.architectures import part
 from anyvisor.diagnosis.live import death_of
 from anyvisor.errors import AnyvisorError, ConfigError, GuestError
 from anyvisor.exits import Shutdown
+from anyvisor.private_file import private
 from anyvisor.sparse import touched
 from anyvisor.states import VcpuState
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from anyvisor.hypervisor import Vcpu
     from anyvisor.machine import Machine
 
-PRIVATE_DIRECTORY, PRIVATE_FILE = 0o700, 0o600
+PRIVATE_DIRECTORY = 0o700
 STOP_SECONDS = 10.0
 CORE = "core"
 
@@ -159,7 +160,7 @@ def _new_directory(place: Path) -> Path:
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
     """A file that was not there, and is not there when it cannot be written; OSError with its name."""
-    file = open(path, "xb", opener=_private)  # noqa: SIM115 - what is raised here leaves no file to remove
+    file = open(path, "xb", opener=private)  # noqa: SIM115 - what is raised here leaves no file to remove
     try:
         with file:
             yield file
@@ -168,11 +169,3 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
-
-
-def _private(path: str, flags: int) -> int:
-    """Open a new file that is its owner's only; `x` in the mode has made sure that it follows no link."""
-    fd = os.open(path, flags, PRIVATE_FILE)
-    if hasattr(os, "fchmod"):
-        os.fchmod(fd, PRIVATE_FILE)  # the umask may have taken even that
-    return fd

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 import threading
 import time
 
@@ -28,11 +27,10 @@ from anyvisor.bus import Bus
 from anyvisor.closing import Closing
 from anyvisor.errors import ConfigError
 from anyvisor.flight import CAPACITY, EXIT, IN, OUT, Entry, ExitRing, NotedExit
+from anyvisor.private_file import private
 
 PER_SECOND = 10_000
 LIMIT_BYTES = 64 << 20
-PRIVATE = 0o600
-"""Only its owner reads a trace: it has all that the guest said and was told."""
 
 
 class ExitTrace(Closing):
@@ -149,15 +147,11 @@ class _TracedRing(ExitRing):
 
 
 def _open(path: str) -> int:
-    """A file to write to, empty, and private to its owner if it is one on a disk."""
+    """A file to write to, empty, and its owner's only: a trace has all that the guest said and was told."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE)
+        return private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     except OSError as error:
         raise OSError(error.errno, f"the exit trace cannot be opened: {error.strerror}", path) from error
-    if stat.S_ISREG(os.fstat(fd).st_mode) and hasattr(os, "fchmod"):
-        with contextlib.suppress(OSError):  # it is somebody else's, who let us write
-            os.fchmod(fd, PRIVATE)
-    return fd
 
 
 def _exit(entry: Entry) -> str:

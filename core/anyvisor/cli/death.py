@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from anyvisor.cli.failure import FAILURE, Ended
 
 if TYPE_CHECKING:
-    from anyvisor.diagnosis import Cause
-    from anyvisor.diagnosis.evidence import Evidence
+    from anyvisor.diagnosis import Cause, Report
     from anyvisor.machine import Machine
     from anyvisor.outcome import Outcome
     from anyvisor.panics import Panic
@@ -31,13 +30,13 @@ def _why_halted(machine: Machine) -> Cause | None:
     """What is wrong with a guest that has halted without a word; None where nothing is known to be."""
     from anyvisor.errors import AnyvisorError
 
-    if any(console.read_output()[0] for console in machine.consoles.values()):
+    if any(console.end for console in machine.consoles.values()):
         return None
     try:
-        likely = [each.likely for each in machine.inspect().reports]
+        reports = machine.inspect().reports
     except AnyvisorError:
         return None
-    return next((each for each in likely if each and each.weight >= CERTAIN), None)
+    return next(filter(None, map(_certain, reports)), None)
 
 
 def panic_lines(panic: Panic) -> list[str]:
@@ -58,6 +57,7 @@ def out_of_time(machine: Machine, timeout: float) -> str:
 
 def _hang_lines(machine: Machine) -> list[str]:
     """What a guest that runs is doing, if it goes nowhere: a line each, and what shows it further in."""
+    from anyvisor.diagnosis import report
     from anyvisor.diagnosis.live import describe_hang, watch
     from anyvisor.errors import AnyvisorError
 
@@ -68,16 +68,14 @@ def _hang_lines(machine: Machine) -> list[str]:
     panic = next((each.panic for each in watched if each.panic and each.panic.is_last), None)
     lines = [f"  {line}" for line in panic_lines(panic)] if panic else []
     for evidence in watched:
-        if cause := _certain(evidence) or describe_hang(evidence):
+        if cause := _certain(report(evidence)) or describe_hang(evidence):
             lines += _cause_lines(cause)
     return lines
 
 
-def _certain(evidence: Evidence) -> Cause | None:
-    """What is wrong with a guest that was watched, where that is beyond doubt."""
-    from anyvisor.diagnosis import report
-
-    likely = report(evidence).likely
+def _certain(report: Report) -> Cause | None:
+    """What is wrong with a guest, where that is beyond doubt."""
+    likely = report.likely
     return likely if likely and likely.weight >= CERTAIN else None
 
 

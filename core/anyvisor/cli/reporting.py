@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,13 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from anyvisor.cli.attach import say
+from anyvisor.private_file import private
 
 if TYPE_CHECKING:
     from anyvisor.machine import Machine
 
 C = TypeVar("C", bound=Callable[..., Any])
-PRIVATE = 0o600
-"""Registers and stack words may hold secrets."""
 
 _symbols = click.option(
     "--symbols",
@@ -74,17 +72,8 @@ def _check_place(path: Path) -> None:
 def _write(path: Path, data: dict[str, Any]) -> None:
     """Write the file; what is wrong with that is told, and hides no death."""
     try:
-        with open(path, "w", encoding="utf-8", opener=_private) as file:
+        with open(path, "w", encoding="utf-8", opener=private) as file:
             json.dump(data, file, indent=1, ensure_ascii=False)
             file.write("\n")
     except OSError as error:
         say(f"warning: {path}: the report could not be written: {error.strerror}")
-
-
-def _private(path: str, flags: int) -> int:
-    """Open a file that is its owner's only, also one that was there before; a device or pipe stays as it is."""
-    fd = os.open(path, flags, PRIVATE)
-    if stat.S_ISREG(os.fstat(fd).st_mode) and hasattr(os, "fchmod"):
-        with contextlib.suppress(OSError):  # it is somebody else's, who let us write
-            os.fchmod(fd, PRIVATE)
-    return fd
