@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 import debian
 from availability import available
-from conversation import INIT, ask, complaints, greet, part, shows_memory_map
+from conversation import INIT, ask, complaints, greet, part, read_log, shows_memory_map
 
 import anyvisor
 from anyvisor.config import MachineConfig
@@ -63,7 +63,7 @@ def boot(entry: Entry, folder: Path, backend: object, append: str = APPEND) -> N
     with anyvisor.boot(config, backend=backend) as machine:
         print(greet(machine, kernel.version))
         found = ask(machine, "uname -m; cat /proc/sys/kernel/bootloader_type").split()
-        log = ask(machine, "dmesg -r").encode()
+        log = read_log(machine)
         part(machine)
     assert found == [entry.machine, entry.loader]
     assert not complaints(log)

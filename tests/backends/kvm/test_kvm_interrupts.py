@@ -32,6 +32,7 @@ from anyvisor.exits import Halted, Kicked
 from anyvisor.hypervisor import InterruptSource
 from anyvisor.x86_64.state import Activity, MpState, Regs
 from anyvisor_kvm.hypervisor import open_kvm
+from rounds import rounds
 
 pytestmark = pytest.mark.kvm
 
@@ -402,8 +403,7 @@ from anyvisor.exits import Kicked
 from anyvisor.x86_64.state import Regs
 from anyvisor_kvm.hypervisor import open_kvm
 
-RUNS, INTERRUPTS = 300, 50
-CODE = bytes.fromhex(sys.argv[2])
+CODE, RUNS, INTERRUPTS = bytes.fromhex(sys.argv[2]), *map(int, sys.argv[3:])
 with open_kvm() as kvm:
     source = Source()
     guest = Guest(kvm, CODE, source=source)
@@ -452,7 +452,8 @@ print("survived", counts[0])
 @pytest.mark.parametrize("code", [SPIN, OUT_THEN_WAIT[2:]], ids=["spinning", "halting"])
 def test_kicks_that_race_interrupts_are_told_apart_and_none_of_either_is_lost(code):
     """In a process of its own: a kick signal gone astray would end it."""
-    command = [sys.executable, "-c", RACE, str(Path(__file__).parent), code.hex()]
+    counts = (str(rounds(300)), str(rounds(50)))
+    command = [sys.executable, "-c", RACE, str(Path(__file__).parent), code.hex(), *counts]
     found = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     assert (found.returncode, found.stdout[:8]) == (0, "survived"), found.stderr
 

@@ -16,6 +16,7 @@ from anyvisor.exits import Halted, Kicked
 from anyvisor.facts import Capability
 from anyvisor.x86_64.state import Regs
 from anyvisor_kvm.hypervisor import KICK_SIGNAL, open_kvm
+from rounds import rounds
 
 pytestmark = pytest.mark.kvm
 
@@ -99,7 +100,7 @@ from tiny_guests import SPIN, Guest
 from anyvisor.exits import Kicked
 from anyvisor_kvm.hypervisor import open_kvm
 
-RUNS = 1000
+RUNS = int(sys.argv[2])
 with open_kvm() as kvm:
     guest = Guest(kvm, SPIN)
     kicks = [0, 0]
@@ -127,7 +128,7 @@ print("survived")
 
 def test_thousands_of_racing_kicks_never_hit_a_thread_that_has_left():
     """In a process of its own: a kick signal gone astray would end it."""
-    command = [sys.executable, "-c", RACE, str(Path(__file__).parent)]
+    command = [sys.executable, "-c", RACE, str(Path(__file__).parent), str(rounds(1000))]
     found = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     assert (found.returncode, found.stdout) == (0, "survived\n"), found.stderr
 

@@ -1,6 +1,5 @@
 """Whole machines on KVM: planned, launched and run as a kernel is, with a kernel of a dozen bytes."""
 
-import os
 import threading
 import time
 from pathlib import Path
@@ -13,11 +12,10 @@ from anyvisor.errors import GuestError
 from anyvisor.exits import InternalError, Shutdown
 from anyvisor.x86_64.state import Regs, Sregs
 from elves import LOAD_ADDRESS, tiny_elf
+from rounds import rounds
 
 pytestmark = pytest.mark.kvm
 
-LIVES = 20 if os.environ.get("ANYVISOR_EMULATED") else 200
-"""An emulated processor takes a second for what a real one does in 20 ms."""
 COUNTER = LOAD_ADDRESS + 0x800
 RESET = bytes([0xB0, 0xFE, 0xE6, 0x64,                    # mov al, 0xfe; out 0x64, al: the keyboard controller's reset
                0xF4, 0xEB, 0xFD])  # hlt; jmp .-1                         # fmt: skip
@@ -107,7 +105,7 @@ def test_kvm_keeps_what_the_plan_says_of_control_registers_and_segments(machine)
     }
 
 
-def test_two_hundred_machines_leave_nothing_behind(kvm, tmp_path):
+def test_many_machines_leave_nothing_behind(kvm, tmp_path):
     config = MachineConfig(kernel=tiny_elf(tmp_path / "vmlinux", RESET), memory="64M", vcpus=2)
 
     def held():
@@ -121,6 +119,6 @@ def test_two_hundred_machines_leave_nothing_behind(kvm, tmp_path):
 
     live()
     before = held()
-    for _ in range(LIVES):
+    for _ in range(rounds(200)):
         live()
     assert held() == before

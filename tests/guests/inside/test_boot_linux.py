@@ -1,33 +1,24 @@
-"""The main job: kernels that nobody here built, from file to userspace, by anyvisor on real KVM."""
+"""The main job: a kernel that nobody here built, from file to userspace, by anyvisor on real KVM.
 
-import pytest
-from conversation import INIT, complaints, converse, shows_memory_map
+Debian's kernel for real machines, as the file that Debian ships: it unpacks itself. Its kernel for virtual machines is
+booted by `test_entries`, `test_firmware_tables` and `test_plan_for_both`.
+"""
+
+from conversation import complaints, converse, shows_memory_map, switch_off
 
 import anyvisor
 from anyvisor.config import DEFAULT_COMMAND_LINE, MachineConfig
-from anyvisor.initramfs import busybox_initramfs
 
 
-@pytest.fixture(scope="module")
-def initrd(busybox, tmp_path_factory):
-    path = tmp_path_factory.mktemp("initrd") / "initrd.cpio"
-    busybox_initramfs(busybox, INIT).write(path)
-    return path
-
-
-def boot(kernel, initrd, **more):
+def test_the_generic_kernel_boots_from_its_bzimage_to_userspace_on_two_processors_and_answers(
+    generic_kernel, shell_initrd
+):
     command_line = f"{DEFAULT_COMMAND_LINE} quiet 8250.nr_uarts=1"
-    return anyvisor.boot(
-        MachineConfig(kernel=kernel, initrd=initrd, memory="256M", command_line=command_line, **more),
-        backend="kvm",
-    )
-
-
-@pytest.mark.parametrize("flavour", ["generic", "cloud"])
-def test_a_debian_kernel_boots_from_its_bzimage_to_userspace_and_answers(flavour, initrd, request):
-    """As a vmlinux, unpacked here, each is booted for `test_firmware_tables`."""
-    kernel = request.getfixturevalue(f"{flavour}_kernel")
-    with boot(kernel.vmlinuz, initrd, unpack=False) as machine:
-        log = converse(machine, kernel.version)
+    files = {"kernel": generic_kernel.vmlinuz, "initrd": shell_initrd, "unpack": False}
+    config = MachineConfig(**files, memory="256M", vcpus=2, command_line=command_line)
+    with anyvisor.boot(config, backend="kvm") as machine:
+        log = converse(machine, generic_kernel.version, vcpus=2, leave=switch_off)
+    assert b"Using ACPI (MADT) for SMP configuration information" in log
+    assert b"Total of 2 processors activated" in log
     assert not complaints(log)
     assert shows_memory_map(log)

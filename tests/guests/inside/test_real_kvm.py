@@ -26,8 +26,9 @@ def test_dev_kvm_speaks_the_stable_api_and_makes_a_vcpu():
 
 
 def test_the_clock_is_the_hosts():
-    job_began_on_the_host = Path("/share/started").stat().st_mtime
-    assert -2 < time.time() - job_began_on_the_host < 900
+    written_by_the_host = Path("/share/now")
+    written_by_the_host.write_text("now")
+    assert abs(time.time() - written_by_the_host.stat().st_mtime) < 60
 
 
 def test_temporary_files_stay_in_the_guest(tmp_path):
