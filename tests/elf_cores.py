@@ -12,6 +12,8 @@ from typing import NamedTuple
 import pytest
 
 LOAD, NOTE = 1, 4
+PRSTATUS = 1
+X86_64 = 62
 
 
 class Load(NamedTuple):
@@ -21,17 +23,27 @@ class Load(NamedTuple):
     size: int
 
 
+PLACES = {1: (32, "<I", 28, 42, "<8I", (0, 1, 2, 3, 4)), 2: (64, "<Q", 32, 54, "<2I6Q", (0, 2, 3, 4, 5))}
+"""By ELF's class: its bits, where the header tells of the program headers, and how and where what is in those."""
+
+
 class ElfCore:
-    """A core of 64 bits."""
+    """A core of 32 or 64 bits."""
 
     def __init__(self, path):
         self.data = Path(path).read_bytes()
-        assert self.data[:7] == b"\x7fELF\x02\x01\x01"
+        assert (self.data[:4], self.data[5:7]) == (b"\x7fELF", b"\x01\x01")
+        self.bits, word, start_at, count_at, header, order = PLACES[self.data[4]]
         self.type, self.machine = struct.unpack_from("<HH", self.data, 16)
-        (start,), (size, count) = struct.unpack_from("<Q", self.data, 32), struct.unpack_from("<HH", self.data, 54)
-        headers = [struct.unpack_from("<IIQQQQQQ", self.data, start + index * size) for index in range(count)]
-        self.loads = [Load(*each[3:5], each[2], each[5]) for each in headers if each[0] == LOAD]
-        self.notes = [note for each in headers if each[0] == NOTE for note in self._notes(each[2], each[2] + each[5])]
+        (start,), (size, count) = (
+            struct.unpack_from(form, self.data, at) for form, at in ((word, start_at), ("<HH", count_at))
+        )
+        found = [struct.unpack_from(header, self.data, start + index * size) for index in range(count)]
+        headers = [[each[place] for place in order] for each in found]
+        self.loads = [
+            Load(virtual, physical, at, size) for kind, at, virtual, physical, size in headers if kind == LOAD
+        ]
+        self.notes = [note for kind, at, *_, size in headers if kind == NOTE for note in self._notes(at, at + size)]
 
     def _notes(self, at, end):
         while at < end:
@@ -42,6 +54,12 @@ class ElfCore:
 
     def note(self, name, kind=0, index=0):
         return [content for *which, content in self.notes if which == [name, kind]][index]
+
+    @property
+    def instruction_pointer(self):
+        """That of the first processor."""
+        at, form = (112 + 16 * 8, "<Q") if self.machine == X86_64 else (72 + 12 * 4, "<I")
+        return struct.unpack_from(form, self.note("CORE", PRSTATUS), at)[0]
 
     def physical_of(self, virtual):
         """Where gdb would read; None where it could not."""

@@ -17,7 +17,9 @@ from anyvisor.memory import MIB, Region
 from anyvisor.outcome import Phase
 from anyvisor.plan import Blob, BootPlan, DeviceSpec, VcpuPlan
 from anyvisor.x86_64.generic import FACTS
-from anyvisor.x86_64.state import Regs
+from anyvisor.x86_64.modes import LONG, enter
+from anyvisor.x86_64.reset import reset_states
+from anyvisor.x86_64.state import Regs, Sregs
 from anyvisor_mock import MockHypervisor
 from elf_cores import ElfCore
 
@@ -26,14 +28,18 @@ FILES = {"core", "report.txt", "report.json", "plan.json", "console.log", "exits
 DYING = (PortOut(0x3F8, 1, 0x41), Shutdown())
 
 
-def boot_plan(*consoles):
+def boot_plan(*consoles, vcpus=1):
     ports = {name: 0x3F8 - 0x100 * number for number, name in enumerate(consoles)}
     devices = tuple(
         DeviceSpec("serial", name, ports=(Region(port, 8),), settings={"console": name}) for name, port in ports.items()
     )
     blobs = (Blob("words", 0x5000, b"what the guest had in its memory"),)
     return BootPlan(
-        "x86_64", (Region(0, 2 * MIB),), blobs=blobs, vcpus=(VcpuPlan(0, (Regs(rip=0x1234),)),), devices=devices
+        "x86_64",
+        (Region(0, 2 * MIB),),
+        blobs=blobs,
+        vcpus=tuple(VcpuPlan(index, (Regs(rip=0x1234),)) for index in range(vcpus)),
+        devices=devices,
     )
 
 
@@ -152,16 +158,31 @@ def test_a_machine_that_is_closed_is_refused(tmp_path):
     assert not (tmp_path / "late").exists()
 
 
-def test_registers_that_the_death_destroyed_are_those_of_before(tmp_path):
-    lost = Shutdown(state_is_lost=True)
-    with dead([lost]) as (machine, _):
-        machine.flight[0].before[Regs] = Regs(rip=0xBEF02E)
-        rip = ElfCore(dump_machine(machine, tmp_path / "one").files["core"]).note("CORE", 1)[112 + 16 * 8 :][:8]
-    assert int.from_bytes(rip, "little") == 0xBEF02E
-    with dead([Shutdown()]) as (machine, _):
-        machine.flight[0].before[Regs] = Regs(rip=0xBEF02E)
-        rip = ElfCore(dump_machine(machine, tmp_path / "two").files["core"]).note("CORE", 1)[112 + 16 * 8 :][:8]
-    assert int.from_bytes(rip, "little") == 0x1234
+RESET_SREGS = next(state for state in reset_states() if isinstance(state, Sregs))
+BEFORE = {Regs: Regs(rip=0xBEF02E), Sregs: enter(LONG, RESET_SREGS)}
+
+
+@pytest.mark.parametrize(
+    ("is_lost", "script", "before", "rip", "bits", "since"),
+    [
+        (True, DYING[:1], BEFORE, 0xBEF02E, 64, "the last exit before"),
+        (True, (), BEFORE, 0xBEF02E, 64, "the last entry"),
+        (True, (), {}, 0x1234, 32, "the first instruction"),
+        (False, DYING[:1], BEFORE, 0xFFF0, 32, None),
+    ],
+)
+def test_registers_that_the_death_destroyed_are_those_of_before_and_it_is_told(
+    is_lost, script, before, rip, bits, since, tmp_path
+):
+    with dead([*script, Shutdown(state_is_lost=is_lost)], boot_plan("ttyS0", vcpus=2)) as (machine, _):
+        machine.flight[0].before.update(before)
+        machine.vcpus[0].put(Regs(rip=0xFFF0))
+        made = dump_machine(machine, tmp_path / "dump")
+    core = ElfCore(made.files["core"])
+    assert (core.instruction_pointer, core.bits) == (rip, bits)
+    lost = f"the registers that vCPU 0 died with are lost, for the death reset it: those of {since} are in their place"
+    assert made.left_out == ((lost,) if since else ())
+    assert [content.decode() for name, _, content in core.notes if name == "ANYVISOR"] == list(made.left_out)
 
 
 def test_registers_that_cannot_be_read_are_told_of(tmp_path):

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import attrs
 
 from anyvisor.architectures import part
+from anyvisor.diagnosis.evidence import Evidence
 from anyvisor.diagnosis.live import death_of
 from anyvisor.errors import AnyvisorError, ConfigError, GuestError
-from anyvisor.exits import Shutdown
+from anyvisor.flight import ExitRing
 from anyvisor.private_file import private
 from anyvisor.sparse import touched
 from anyvisor.states import VcpuState
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 PRIVATE_DIRECTORY = 0o700
 STOP_SECONDS = 10.0
 CORE = "core"
+LOST = "the registers that vCPU {vcpu} died with are lost, for the death reset it: those of {since} are in their place"
 
 
 @attrs.frozen
@@ -119,26 +121,33 @@ def _exit_lines(machine: Machine) -> Iterator[str]:
 def _write_core(machine: Machine, file: BinaryIO) -> Any:
     architecture: Any = part(machine.plan.architecture, "elf_core")
     ram = {each.region: each for each in machine.memory}
-    vcpus = [_states(machine, vcpu, architecture.STATES) for vcpu in machine.vcpus]
+    seen = [_seen(machine, vcpu, architecture.STATES) for vcpu in machine.vcpus]
     regions = [(region, each.view) for region, each in ram.items()]
-    return architecture.write_core(file, regions, vcpus, touched=lambda region: touched(ram[region]))
+    return architecture.write_core(
+        file,
+        regions,
+        [each.states for each in seen],
+        touched=lambda region: touched(ram[region]),
+        left_out=[LOST.format(vcpu=each.vcpu, since=each.since) for each in seen if each.is_lost],
+    )
 
 
-def _states(machine: Machine, vcpu: Vcpu, kinds: tuple[type[VcpuState], ...]) -> dict[type[VcpuState], VcpuState]:
-    """The vCPU's states as far as it tells them; those of before its death where that destroyed them."""
-    found: dict[type[VcpuState], VcpuState] = {}
+def _seen(machine: Machine, vcpu: Vcpu, kinds: tuple[type[VcpuState], ...]) -> Evidence:
+    """The vCPU's states as far as it tells them; where its death destroyed them, the nearest before that are known."""
+    now: dict[type[VcpuState], VcpuState] = {}
     for kind in kinds:
         with contextlib.suppress(AnyvisorError):
-            found[kind] = vcpu.get(kind)
-    if _is_lost(machine, vcpu) and vcpu.index < len(machine.flight):
-        found |= {kind: state for kind, state in machine.flight[vcpu.index].before.items() if kind in kinds}
-    return found
-
-
-def _is_lost(machine: Machine, vcpu: Vcpu) -> bool:
-    """Whether its death has reset this vCPU."""
-    exit_ = death_of(machine, vcpu)
-    return isinstance(exit_, Shutdown) and exit_.state_is_lost
+            now[kind] = vcpu.get(kind)
+    ring = next(iter(machine.flight[vcpu.index : vcpu.index + 1]), None) or ExitRing(0)
+    return Evidence(
+        machine.plan,
+        vcpu.index,
+        machine.memory.read,
+        exit=death_of(machine, vcpu),
+        now=now,
+        before=dict(ring.before),
+        last_exits=ring.last(),
+    )
 
 
 # -- where it goes -----------------------------------------------------------------------------------------------------

@@ -1,50 +1,27 @@
-"""Core files, read by our own reader, by binutils, and compared with what QEMU writes."""
+"""Core files, read by our own reader and by binutils: which memory is in them, and where."""
 
 import io
 import struct
-import subprocess
 import time
 
 import attrs
 import pytest
+from made_cores import LONG, PROTECTED, RESET, maker
 
 from anyvisor.errors import GuestMemoryError
 from anyvisor.memory import GIB, MIB, GuestMemory, Region
-from anyvisor.x86_64.control import Cr0, Cr4, Efer
-from anyvisor.x86_64.elf_core import PHYSICAL_WINDOW, segments, write_core
-from anyvisor.x86_64.elf_core.notes import NT_FPREGSET, NT_PRSTATUS, find_vmcoreinfo, note, qemu_note
+from anyvisor.x86_64.control import Cr0
+from anyvisor.x86_64.elf_core import segments, write_core
+from anyvisor.x86_64.elf_core.formats import I386, X86_64
+from anyvisor.x86_64.elf_core.notes import NT_PRSTATUS
 from anyvisor.x86_64.elf_core.segments import pieces, reader
-from anyvisor.x86_64.msr_index import Msr
-from anyvisor.x86_64.msrs import Msrs
 from anyvisor.x86_64.paging import PageTables
-from anyvisor.x86_64.reset import reset_states
-from anyvisor.x86_64.state import Regs, SegmentRegister, Sregs, Xsave
-from elf_cores import ElfCore, check_by_readelf, tool
-from qmp import ask
-
-RESET = {type(state): state for state in reset_states()}
-NUMBERED = Regs(*range(0x101, 0x111), rip=0xFFFFFFFF81001234, rflags=0x246)
-LONG = attrs.evolve(RESET[Sregs], cr0=Cr0(pe=True, pg=True), cr4=Cr4(pae=True), efer=Efer(lme=True, lma=True))
-VMCOREINFO = b"OSRELEASE=6.1.0-test\nPAGESIZE=4096\nKERNELOFFSET=1e000000\n"
-MACHINE_BYTES = 2 * MIB
+from anyvisor.x86_64.state import Regs, Sregs
 
 
 @pytest.fixture
 def core(tmp_path):
-    """Writes a core of some memory, and reads it."""
-
-    def make(contents, *vcpus, regions=((0, MACHINE_BYTES),), **options):
-        made = [Region(*each) for each in regions]
-        views = {region: bytearray(region.size_bytes) for region in made}
-        for address, data in contents.items():
-            region = next(each for each in made if each.contains(address, len(data)))
-            views[region][address - region.start : address - region.start + len(data)] = data
-        path = tmp_path / f"core{len(list(tmp_path.iterdir()))}"
-        written = write_core(path, [(each, memoryview(view)) for each, view in views.items()], vcpus, **options)
-        check_by_readelf(path)
-        return written, ElfCore(path)
-
-    return make
+    return maker(tmp_path)
 
 
 def tables(*mapped, root=0):
@@ -76,7 +53,7 @@ def test_memory_is_read_by_its_virtual_address_and_by_its_physical_one(core):
     assert (made.type, made.machine) == (4, 62)
     assert made.read(0xFFFFFFFF81003000, 4) == made.read_physical(0x3000, 4) == b"here"
     assert made.read(0x40005000, 5) == made.read_physical(0x205000, 5) == b"there"
-    assert made.read(PHYSICAL_WINDOW + 0x3000, 4) == b"here"
+    assert made.read(X86_64.physical_window + 0x3000, 4) == b"here"
     assert [made.physical_of(each) for each in (0, 0x3000, 0x40200000, 0xFFFFFFFF80000000)] == [None] * 4
     assert written.segments == 3
 
@@ -114,7 +91,7 @@ def test_addresses_of_devices_and_of_nothing_are_not_there(core):
 
 def test_page_tables_outside_of_ram_map_nothing(core):
     written, made = core({}, {Sregs: attrs.evolve(LONG, cr3=0xFFFFF000)})
-    assert [each.virtual for each in made.loads] == [PHYSICAL_WINDOW]
+    assert [each.virtual for each in made.loads] == [X86_64.physical_window]
     assert written.left_out == ("Regs of vCPU 0 are not known: its registers of those are 0",)
 
 
@@ -187,85 +164,46 @@ def test_reading_outside_of_ram_is_an_error():
         read(8191, 2)
 
 
-# -- notes -------------------------------------------------------------------------------------------------------------
+# -- the kind of file --------------------------------------------------------------------------------------------------
 
-
-def test_each_processor_has_a_thread_with_its_registers(core):
-    segment = SegmentRegister(selector=0x33, base=0x7F0000001000)
-    sregs = attrs.evolve(LONG, fs=segment, cs=attrs.evolve(LONG.cs, selector=0x10))
-    _, made = core({}, {Regs: NUMBERED, Sregs: sregs}, {Regs: Regs(rip=7), Sregs: LONG})
-    first, second = (made.note("CORE", NT_PRSTATUS, index) for index in (0, 1))
-    assert len(first) == 336
-    assert [struct.unpack_from("<I", each, 32)[0] for each in (first, second)] == [1, 2]
-    registers = struct.unpack_from("<27Q", first, 112)
-    r15, *_, rdi, orig_rax, rip, cs, flags, rsp, _, fs_base, _, _, _, fs, _ = registers
-    assert (r15, rdi, rip, cs, flags, rsp, fs_base, fs) == (
-        0x110, 0x106, 0xFFFFFFFF81001234, 0x10, 0x246, 0x107, 0x7F0000001000, 0x33,
-    )  # fmt: skip
-    assert orig_rax == (1 << 64) - 1
-    assert struct.unpack_from("<27Q", second, 112)[16] == 7
-
-
-def test_floating_point_registers_are_there_if_they_are_known(core):
-    area = bytes(range(256)) * 16
-    _, made = core({}, {Regs: NUMBERED, Sregs: LONG, Xsave: Xsave(area)}, {Regs: NUMBERED, Sregs: LONG})
-    assert made.note("CORE", NT_FPREGSET) == area[:512]
-    assert [struct.unpack_from("<i", made.note("CORE", NT_PRSTATUS, index), 328)[0] for index in (0, 1)] == [1, 0]
-    assert sum(kind == NT_FPREGSET for _, kind, _ in made.notes) == 1
-
-
-def test_a_processor_after_reset_is_described_as_qemu_describes_its_own(tmp_path):
-    path = tmp_path / "theirs"
-    command = ["timeout", "50", tool("qemu-system-x86_64", "qemu-system-x86"), "-S", "-accel", "tcg", "-m", "2"]
-    command += ["-nodefaults", "-display", "none", "-qmp", "stdio"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as qemu:
-        try:
-            ask(qemu, "qmp_capabilities")
-            ask(qemu, "dump-guest-memory", paging=False, protocol=f"file:{path}")
-        finally:
-            qemu.terminate()
-    theirs = ElfCore(path).note("QEMU")
-    signature = struct.unpack_from("<Q", theirs, 8 + 3 * 8)[0]  # of the processor, in RDX
-    states = {**RESET, Regs: attrs.evolve(RESET[Regs], rdx=signature)}
-    assert qemu_note(states) == note(b"QEMU", 0, theirs)
-
-
-def test_the_control_registers_and_the_kernels_gs_base_are_in_qemus_note():
-    sregs = attrs.evolve(LONG, cr2=0x222, cr3=0x333)
-    content = qemu_note({Sregs: sregs, Msrs: Msrs.of({Msr.KERNEL_GS_BASE: 0xFFFF888000000000})})[20:]
-    assert struct.unpack_from("<6Q", content, len(content) - 48) == (
-        int(LONG.cr0), 0, 0x222, 0x333, int(LONG.cr4), 0xFFFF888000000000,
-    )  # fmt: skip
-
-
-def test_what_linux_says_of_itself_is_found_and_told(core, tmp_path):
-    linux = note(b"VMCOREINFO", 0, VMCOREINFO)
-    written, made = core({0x1FF000: b"VMCOREINFO", 0x5000: linux}, {Regs: Regs(), Sregs: LONG})
-    assert made.note("VMCOREINFO") == VMCOREINFO
-    assert written.vmcoreinfo["OSRELEASE"] == "6.1.0-test"
-    assert written.kernel_offset == 0x1E000000
-    command = "gdb -ex 'symbol-file vmlinux -o 0x1e000000' -c '/a b/core'"
-    assert written.debugger("/a b/core") == command
-    assert core({}, {Regs: Regs(), Sregs: LONG})[0].debugger("/a/core") == "gdb vmlinux /a/core"
+PE = {Sregs: attrs.evolve(RESET[Sregs], cr0=Cr0(pe=True))}
+IN_LONG_MODE = {Sregs: LONG}
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("vcpus", "bits", "machine"),
     [
-        note(b"VMCOREINFO", 1, VMCOREINFO),
-        note(b"VMCOREINFO", 0, b"SOMETHING=ELSE\n"),
-        note(b"VMCOREINFO", 0, VMCOREINFO + bytes(8)),
-        note(b"VMCOREINFO", 0, VMCOREINFO)[:4] + b"\xff" * 4 + note(b"VMCOREINFO", 0, VMCOREINFO)[8:],
-        note(b"VMCOREINFO", 0, VMCOREINFO)[:23],
-        note(b"VMCOREINFO", 0, VMCOREINFO)[:40],
+        ([IN_LONG_MODE], 64, 62),
+        ([PE], 32, 3),
+        ([RESET], 32, 3),
+        ([PE, RESET], 32, 3),
+        ([IN_LONG_MODE, RESET], 64, 62),
+        ([PE, IN_LONG_MODE], 64, 62),
+        ([{}], 64, 62),
+        ([{}, PE], 32, 3),
     ],
-    ids=["other type", "other text", "zeros", "too long", "cut in its name", "cut in its text"],
 )
-def test_what_only_looks_like_it_is_not_taken_for_it(content):
-    assert find_vmcoreinfo([memoryview(content)]) == b""
+def test_a_guest_is_of_64_bits_if_one_of_its_processors_is_in_long_mode(vcpus, bits, machine, core):
+    _, made = core({}, *vcpus)
+    assert (made.type, made.bits, made.machine) == (4, bits, machine)
+    assert len(made.note("CORE", NT_PRSTATUS, len(vcpus) - 1)) == {3: 144, 62: 336}[machine]
 
 
-def test_what_is_left_out_is_in_the_file_as_well(core):
-    written, made = core({}, {})
-    assert written.left_out == ("Regs and Sregs of vCPU 0 are not known: its registers of those are 0",)
-    assert made.note("ANYVISOR").decode() == written.left_out[0]
+def test_a_32_bit_guests_memory_is_read_by_its_virtual_address_and_by_its_physical_one(core):
+    """By PAE's tables: the top one has an entry for each GiB."""
+    directory = struct.pack("<Q", 0x200083).ljust(4096, b"\0")
+    memory = {0x10000: struct.pack("<4Q", 0, 0, 0, 0x11001), 0x11000: directory, 0x205000: b"there"}
+    states = {Sregs: attrs.evolve(PROTECTED, cr3=0x10000)}
+    _, made = core(memory, states, regions=[(0, 3 * MIB), (3 * GIB, MIB)])
+    assert made.bits == 32
+    assert made.read(0xC0005000, 5) == made.read_physical(0x205000, 5) == b"there"
+    assert made.physical_of(0x205000) is None
+    assert [each.virtual for each in made.loads] == [I386.physical_window, I386.physical_window, 0xC0000000]
+    assert made.loads[1].physical == 3 * GIB
+
+
+@pytest.mark.parametrize("end", [4 * GIB, 4 * GIB + MIB])
+def test_a_32_bit_guest_with_too_much_memory_for_32_bits_has_a_wider_file(end, core):
+    _, made = core({end - 4096: b"above"}, {Sregs: PROTECTED}, regions=[(0, MIB), (end - MIB, MIB)])
+    assert (made.bits, made.machine) == (64, 3)
+    assert made.read_physical(end - 4096, 5) == made.read(I386.physical_window + end - 4096, 5) == b"above"

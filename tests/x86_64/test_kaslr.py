@@ -212,6 +212,37 @@ def test_without_the_kernels_banner_nothing_is_named_by_its_physical_address(gue
     assert kernel_name(symbols(), 0x1000012, states, guest.read) is None
 
 
+@pytest.mark.parametrize("end", [None, "_end"])
+def test_a_name_is_looked_for_no_further_than_the_kernel_is_big(end, guest):
+    """A report has names by the dozen, and a machine has processors by the hundred."""
+    states, looked_at = identity(guest, 10 * MIB), []
+    known = symbols()
+    if end:
+        more = [(KERNEL + 0x1200000, "B", end), (0xFFFFFFFFC0000000, "t", "function [module]")]
+        known = Symbols.of([*((address, "T", name) for address, name in known), *more])
+
+    def read(address, size_bytes):
+        looked_at.append(address)
+        return guest.read(address, size_bytes)
+
+    assert kernel_name(known, 0x1000012 + 10 * MIB, states, read) == "startup_64+0x12 (at its physical address)"
+    guest.put(0x2100000 + 10 * MIB, b"Linus version")
+    assert kernel_name(known, 0x1000012 + 10 * MIB, states, read) is None
+    guest.map(3 * GIB, 3 * GIB)
+    assert kernel_name(known, 3 * GIB, states, read) is None
+    assert slide(known, states, read) == 0
+    assert len(looked_at) < 60
+
+
+def test_the_banner_is_found_behind_a_hole_in_the_tables(guest):
+    """The kernel map is 2 GiB: two tables of 1 GiB, of which there may be only the upper one."""
+    known = symbols(KERNEL + GIB - 64 * MIB)
+    banner = known.address("linux_banner") + 32 * MIB
+    guest.map(banner, 0x1400000)
+    guest.put(0x1400000 + banner % (2 * MIB), b"Linux version 6.1.0")
+    assert slide(known, long_mode(idt_limit=0), guest.read) == 32 * MIB
+
+
 @pytest.fixture(scope="module")
 def kernel():
     try:

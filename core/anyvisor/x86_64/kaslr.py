@@ -16,15 +16,17 @@ The first instructions of a kernel run at physical addresses, in an identity map
 
 from __future__ import annotations
 
+import bisect
 import collections
 from collections.abc import Iterator, Mapping
 
 from anyvisor.errors import AnyvisorError
-from anyvisor.memory import GIB, KIB, MIB
+from anyvisor.memory import GIB, KIB, MIB, align_up
 from anyvisor.states import VcpuState
-from anyvisor.symbols import Symbols
+from anyvisor.symbols import REACH_BYTES, Symbols
 from anyvisor.x86_64.msrs import Msr, Msrs
-from anyvisor.x86_64.page_walk import Read, walk
+from anyvisor.x86_64.page_walk import Read, Walk, walk
+from anyvisor.x86_64.paging_modes import paging_of
 from anyvisor.x86_64.state import Sregs
 
 States = Mapping[type[VcpuState], VcpuState]
@@ -35,6 +37,9 @@ STEP_BYTES = {32: 8 * KIB, 64: 2 * MIB}
 KERNEL_MAP = {32: 0xC000_0000, 64: 0xFFFF_FFFF_8000_0000}
 """The virtual address of the physical one 0 in the kernel's own map: PAGE_OFFSET, and __START_KERNEL_map."""
 SYSCALL_ENTRY = "entry_SYSCALL_64"
+IMAGE_END = "_end"
+MAX_IMAGE_BYTES = 1 * GIB
+"""As much of the address space as a kernel has for its image."""
 BANNER, BANNER_STARTS = "linux_banner", b"Linux version "
 HANDLERS = {
     0: "divide_error",
@@ -75,7 +80,7 @@ def kernel_name(symbols: Symbols, address: int, states: States, read: Read) -> s
     name = symbols.name(address)
     if name is not None or not 0 <= address < 4 * GIB or _physical(states, read, address) != address:
         return name
-    for moved in _physical_moves(symbols, read):
+    for moved in _physical_moves(symbols, address, read):
         if name := symbols.name(address - moved + KERNEL_MAP[_bits(symbols)]):
             return f"{name} (at its physical address)"
     return None
@@ -117,32 +122,65 @@ def _handler(states: States, read: Read, vector: int) -> int | None:
 
 
 def _by_banner(symbols: Symbols, states: States, read: Read) -> int | None:
-    linked = symbols.address(BANNER)
-    if linked is None:
+    linked, sregs = symbols.address(BANNER), states.get(Sregs)
+    if linked is None or not isinstance(sregs, Sregs):
         return None
-    places = range(0, MAX_SLIDE_BYTES, STEP_BYTES[64]) if _bits(symbols) == 64 else range(0, MAX_SLIDE_BYTES, MIB)
-    for found in places:
-        if _linear(states, read, linked + found, len(BANNER_STARTS)) == BANNER_STARTS:
+    step_bytes, found = _banner_step(symbols), 0
+    while found < MAX_SLIDE_BYTES:
+        led = walk(read, sregs, linked + found)
+        if led.guest_address is not None and _is_banner(read, led.guest_address):
             return found
+        found += align_up(_hole_bytes(led, sregs), step_bytes) or step_bytes
     return None
 
 
-def _physical_moves(symbols: Symbols, read: Read) -> Iterator[int]:
-    """How far from its physical place a kernel lies, as its banner shows; several where there are several copies."""
-    banner = symbols.address(BANNER)
-    if banner is None:
+def _hole_bytes(led: Walk, sregs: Sregs) -> int:
+    """How many addresses from the one that was walked on lead nowhere as it does; 0 where it leads somewhere."""
+    paging = paging_of(sregs)
+    if led.guest_address is not None or paging is None:
+        return 0
+    if not led.steps:
+        return MAX_SLIDE_BYTES
+    covers_bytes = paging.covers_bytes(led.steps[-1].level)
+    return covers_bytes - led.address % covers_bytes
+
+
+def _physical_moves(symbols: Symbols, address: int, read: Read) -> Iterator[int]:
+    """How far from its physical place a kernel lies that reaches `address`, as its banner shows.
+
+    Several where there are several copies. As many places are looked at as the kernel is big, in steps.
+    """
+    banner, kernel_map = symbols.address(BANNER), KERNEL_MAP[_bits(symbols)]
+    if banner is None or banner < kernel_map:
         return
-    start = banner - KERNEL_MAP[_bits(symbols)]
-    for moved in range(-(start & -MIB), 4 * GIB - start, MIB) if start >= 0 else ():
-        try:
-            found = read(start + moved, len(BANNER_STARTS))
-        except AnyvisorError:
-            continue
-        if found == BANNER_STARTS:
+    start, end = (each - kernel_map for each in _image(symbols))
+    step_bytes = _banner_step(symbols)
+    for moved in range(align_up(max(address - end, -start), step_bytes), address - start + 1, step_bytes):
+        if _is_banner(read, banner - kernel_map + moved):
             yield moved
 
 
+def _image(symbols: Symbols) -> tuple[int, int]:
+    """The addresses of a kernel, modules not counted: that of its first symbol, and one that no name reaches."""
+    first = bisect.bisect_left(symbols.addresses, KERNEL_MAP[_bits(symbols)] - symbols.slide)
+    start = symbols.addresses[first] + symbols.slide
+    last = symbols.address(IMAGE_END) or symbols.addresses[-1] + symbols.slide
+    return start, min(last + REACH_BYTES, start + MAX_IMAGE_BYTES)
+
+
 # -- reading ---------------------------------------------------------------------------------------------------
+
+
+def _is_banner(read: Read, guest_address: int) -> bool:
+    try:
+        return read(guest_address, len(BANNER_STARTS)) == BANNER_STARTS
+    except AnyvisorError:
+        return False
+
+
+def _banner_step(symbols: Symbols) -> int:
+    """How far apart the places are that a kernel is looked for in: more than its steps, where those are many."""
+    return max(STEP_BYTES[_bits(symbols)], MIB)
 
 
 def _bits(symbols: Symbols) -> int:

@@ -6,42 +6,32 @@ RAM is in the file once, and has a program header for each run of virtual addres
 that a debugger reads by virtual address, and one for each region, so that tools which walk page tables themselves read
 by physical address. Zeros are holes: a core is as big as the guest's RAM and takes up as much of the disk as is used.
 
-The files are 64-bit ones for x86_64, whatever mode the processors were in.
+A guest in long mode has a 64-bit file for x86_64, and any other a 32-bit one for i386 (see `formats`).
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import attrs
 
-from anyvisor.memory import PAGE_BYTES, Region, align_down, align_up
+from anyvisor.memory import PAGE_BYTES, Region, align_down
 from anyvisor.sparse import Extent, write_sparse
 from anyvisor.states import VcpuState
-from anyvisor.x86_64.elf_core.notes import find_vmcoreinfo, note, qemu_note, registers_notes, vmcoreinfo_note
-from anyvisor.x86_64.elf_core.segments import PHYSICAL_WINDOW, Piece, Segment, load_segments, pieces
+from anyvisor.x86_64.elf_core.formats import Format, format_of
+from anyvisor.x86_64.elf_core.notes import find_vmcoreinfo, note, qemu_note, vmcoreinfo_note
+from anyvisor.x86_64.elf_core.segments import Piece, load_segments, pieces
 from anyvisor.x86_64.msrs import Msrs
 from anyvisor.x86_64.state import Regs, Sregs, Xsave
 
-__all__ = ["PHYSICAL_WINDOW", "STATES", "Core", "write_core"]
+__all__ = ["STATES", "Core", "write_core"]
 
 STATES: tuple[type[VcpuState], ...] = (Regs, Sregs, Xsave, Msrs)
 """The states of a vCPU that go into a core, as far as they are there."""
-
-_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
-_IDENTIFICATION = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-_CORE, _X86_64, _VERSION = 4, 62, 1
-_LOAD, _NOTE = 1, 4
-_ALL = 7
-"""The flags of memory that may be read, written and executed; cores do not tell."""
-_NO_ALIGNMENT = 0
-"""That of all segments, by which `crash` tells a kdump from a netdump."""
 
 
 @attrs.frozen
@@ -76,29 +66,32 @@ def write_core(
     vcpus: Sequence[Mapping[type[VcpuState], VcpuState]],
     *,
     touched: Callable[[Region], Iterable[Extent]] | None = None,
+    left_out: Iterable[str] = (),
 ) -> Core:
     """Write a core of that memory and those vCPUs, whose states are given in the order of their indices.
 
     `file` is where to write, a new file's path or an open one with nothing in it. `touched` names the parts of a region
     that may hold something, as offsets in it (see `anyvisor.sparse`); without it all of it is looked at. States that a
-    vCPU does not have are zeros in the core. FileExistsError, or what else writing raises.
+    vCPU does not have are zeros in the core. `left_out` says what the caller knows to be missing, a sentence each; it
+    is told in the file, with what is found to be. FileExistsError, or what else writing raises.
     """
     if isinstance(file, str | os.PathLike):
         with Path(file).open("xb") as opened:
-            return write_core(opened, regions, vcpus, touched=touched)
+            return write_core(opened, regions, vcpus, touched=touched, left_out=left_out)
     ram = pieces(regions)
+    form = format_of(ram, vcpus)
     extents = {piece.file_offset: _extents(piece, touched) for piece in ram}
-    loads, unmapped = load_segments(ram, vcpus)
-    left_out = (*_unknown(vcpus), *unmapped)
+    loads, unmapped = load_segments(ram, vcpus, form.physical_window)
+    missing = (*left_out, *_unknown(vcpus), *unmapped)
     vmcoreinfo = find_vmcoreinfo(_pages(ram, extents))
-    notes = _notes(vcpus, vmcoreinfo, left_out)
-    data_offset = _write_headers(file, notes, loads)
+    headers = form.headers(_notes(form, vcpus, vmcoreinfo, missing), loads)
+    file.write(headers)
     data_bytes = sum(
-        write_sparse(file, data_offset + piece.file_offset, piece.view, extents[piece.file_offset]) for piece in ram
+        write_sparse(file, len(headers) + piece.file_offset, piece.view, extents[piece.file_offset]) for piece in ram
     )
-    file.truncate(data_offset + sum(piece.region.size_bytes for piece in ram))
+    file.truncate(len(headers) + sum(piece.region.size_bytes for piece in ram))
     file.flush()
-    return Core(len(loads), data_bytes, _parsed(vmcoreinfo), left_out)
+    return Core(len(loads), data_bytes, _parsed(vmcoreinfo), missing)
 
 
 def _extents(piece: Piece, touched: Callable[[Region], Iterable[Extent]] | None) -> list[Extent]:
@@ -119,31 +112,14 @@ def _unknown(vcpus: Iterable[Mapping[type[VcpuState], VcpuState]]) -> Iterator[s
             yield f"{' and '.join(missing)} of vCPU {index} are not known: its registers of those are 0"
 
 
-def _notes(vcpus: Sequence[Mapping[type[VcpuState], VcpuState]], vmcoreinfo: bytes, left_out: Sequence[str]) -> bytes:
+def _notes(
+    form: Format, vcpus: Sequence[Mapping[type[VcpuState], VcpuState]], vmcoreinfo: bytes, missing: Sequence[str]
+) -> bytes:
     """All notes. Those of a kind are together, in the order of the vCPUs, by which `crash` and drgn number them."""
-    registers = [registers_notes(index, states) for index, states in enumerate(vcpus)]
-    remarks = [note(b"ANYVISOR", 0, remark.encode()) for remark in left_out]
+    registers = [form.registers.notes(index, states) for index, states in enumerate(vcpus)]
+    remarks = [note(b"ANYVISOR", 0, remark.encode()) for remark in missing]
     linux = [vmcoreinfo_note(vmcoreinfo)] if vmcoreinfo else []
     return b"".join([*registers, *map(qemu_note, vcpus), *linux, *remarks])
-
-
-def _write_headers(file: BinaryIO, notes: bytes, loads: Sequence[Segment]) -> int:
-    """Write all that comes before RAM; the offset of RAM, at the beginning of a page."""
-    count = len(loads) + 1
-    notes_offset = _HEADER.size + count * _PROGRAM_HEADER.size
-    data_offset = align_up(notes_offset + len(notes), PAGE_BYTES)
-    sizes = (_HEADER.size, _PROGRAM_HEADER.size, count, 0, 0, 0)
-    file.write(_HEADER.pack(_IDENTIFICATION, _CORE, _X86_64, _VERSION, 0, _HEADER.size, 0, 0, *sizes))
-    file.write(_PROGRAM_HEADER.pack(_NOTE, 0, notes_offset, 0, 0, len(notes), 0, 4))
-    file.writelines(
-        _PROGRAM_HEADER.pack(
-            _LOAD, _ALL, data_offset + each.file_offset, each.virtual_address, each.physical_address,
-            each.size_bytes, each.size_bytes, _NO_ALIGNMENT,
-        )
-        for each in loads
-    )  # fmt: skip
-    file.write(notes)
-    return data_offset
 
 
 def _parsed(vmcoreinfo: bytes) -> dict[str, str]:

@@ -1,9 +1,10 @@
 """The notes of a core file: what the processors' registers were, and what the kernel says of itself.
 
 Some facts about the notes of cores. NT_PRSTATUS of the name CORE is what every debugger reads: the registers of a
-thread in the order of Linux's `struct user_regs_struct`. Here a thread is a vCPU, whose index plus 1 is its number,
-since no thread has number 0. Control registers are not in it; for those who want them (`crash` does) there is the note
-of the name QEMU, one a vCPU as well, in the form of QEMU's `dump-guest-memory`. NT_FPREGSET is an FXSAVE area.
+thread in the order of Linux's `struct user_regs_struct`, of which there is one for x86_64 and one for i386. Here a
+thread is a vCPU, whose index plus 1 is its number, since no thread has number 0. Control registers are not in it; for
+those who want them (`crash` does) there is the note of the name QEMU, one a vCPU as well, in the form of QEMU's
+`dump-guest-memory`. An FXSAVE area is NT_FPREGSET on x86_64; on i386 that is the older FSAVE area, and NT_PRXFPREG it.
 
 Linux keeps a note of the name VMCOREINFO in its memory for kdump, at the beginning of a page: lines of `KEY=value` that
 tell its release, how far KASLR has moved it, and how its structures look.
@@ -14,6 +15,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 
+import attrs
+
 from anyvisor.memory import align_up
 from anyvisor.states import VcpuState
 from anyvisor.x86_64.msr_index import Msr
@@ -22,19 +25,54 @@ from anyvisor.x86_64.state import DescriptorTable, Regs, SegmentRegister, Sregs,
 
 States = Mapping[type[VcpuState], VcpuState]
 
-NT_PRSTATUS, NT_FPREGSET = 1, 2
+NT_PRSTATUS, NT_FPREGSET, NT_PRXFPREG = 1, 2, 0x46E62B7F
 FXSAVE_BYTES = 512
-NO_SYSTEM_CALL = (1 << 64) - 1
-"""In place of the number of the system call that the thread is in."""
+SYSTEM_CALL, NO_SYSTEM_CALL = "system call", -1
+"""The number of the system call that a thread is in, among its registers."""
 QEMU_VERSION = 1
 VMCOREINFO = b"VMCOREINFO"
 MAX_VMCOREINFO_BYTES = 4096
 
 _HEAD = struct.Struct("<III")
-_PRSTATUS = struct.Struct("<3ih2x2Q4i8Q27Qi4x")
 _QEMU_SEGMENT = struct.Struct("<3I4xQ")
 _QEMU = struct.Struct(f"<2I18Q{10 * _QEMU_SEGMENT.size}s6Q")
 _NO_SEGMENT, _NO_TABLE = SegmentRegister(), DescriptorTable()
+
+
+@attrs.frozen
+class RegistersNote:
+    """How a vCPU's registers are laid out: `status` is a `struct elf_prstatus` with the registers of these `names`.
+
+    They have `bits` each; segment registers are in it as selectors. `floating_point` is the name and the type of the
+    note that has an FXSAVE area.
+    """
+
+    status: struct.Struct
+    bits: int
+    names: tuple[str, ...]
+    floating_point: tuple[bytes, int]
+
+    def notes(self, index: int, states: States) -> bytes:
+        """What debuggers read of a vCPU; registers whose states are not there are 0."""
+        xsave, values = states.get(Xsave), _registers(states)
+        area = xsave.area[:FXSAVE_BYTES] if isinstance(xsave, Xsave) else b""
+        registers = [values[name] & (1 << self.bits) - 1 for name in self.names]
+        status = self.status.pack(*(0,) * 6, index + 1, *(0,) * 11, *registers, bool(area))
+        return note(b"CORE", NT_PRSTATUS, status) + (note(*self.floating_point, area) if area else b"")
+
+
+X86_64_REGISTERS = RegistersNote(
+    struct.Struct("<3ih2x2Q4i8Q27Qi4x"), 64,
+    ("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi", SYSTEM_CALL,
+     "rip", "cs", "rflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs"),
+    (b"CORE", NT_FPREGSET),
+)  # fmt: skip
+I386_REGISTERS = RegistersNote(
+    struct.Struct("<3ih2x2I4i8i17Ii"), 32,
+    ("rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rax", "ds", "es", "fs", "gs", SYSTEM_CALL,
+     "rip", "cs", "rflags", "rsp", "ss"),
+    (b"LINUX", NT_PRXFPREG),
+)  # fmt: skip
 
 
 def note(name: bytes, kind: int, descriptor: bytes) -> bytes:
@@ -43,23 +81,12 @@ def note(name: bytes, kind: int, descriptor: bytes) -> bytes:
     return _HEAD.pack(len(name) + 1, len(descriptor), kind) + b"".join(padded)
 
 
-def registers_notes(index: int, states: States) -> bytes:
-    """What debuggers read of a vCPU; registers whose states are not there are 0."""
-    xsave = states.get(Xsave)
-    area = xsave.area[:FXSAVE_BYTES] if isinstance(xsave, Xsave) else b""
-    number = index + 1
-    status = _PRSTATUS.pack(*(0,) * 6, number, *(0,) * 11, *_user_registers(states), bool(area))
-    return note(b"CORE", NT_PRSTATUS, status) + (note(b"CORE", NT_FPREGSET, area) if area else b"")
-
-
-def _user_registers(states: States) -> Iterable[int]:
-    """The registers in the order of `struct user_regs_struct`."""
-    regs, sregs = _regs(states), states.get(Sregs)
-    before = ("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi")
-    yield from (getattr(regs, name) for name in before)
-    yield from (NO_SYSTEM_CALL, regs.rip, _segment(sregs, "cs").selector, regs.rflags, regs.rsp)
-    yield from (_segment(sregs, "ss").selector, _segment(sregs, "fs").base, _segment(sregs, "gs").base)
-    yield from (_segment(sregs, name).selector for name in ("ds", "es", "fs", "gs"))
+def _registers(states: States) -> dict[str, int]:
+    """All registers by name, but for the control registers."""
+    sregs = states.get(Sregs)
+    selectors = {name: _segment(sregs, name).selector for name in ("cs", "ds", "es", "fs", "gs", "ss")}
+    bases = {f"{name}_base": _segment(sregs, name).base for name in ("fs", "gs")}
+    return {**attrs.asdict(_regs(states)), **selectors, **bases, SYSTEM_CALL: NO_SYSTEM_CALL}
 
 
 def qemu_note(states: States) -> bytes:

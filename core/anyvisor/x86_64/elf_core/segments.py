@@ -4,8 +4,9 @@ Some facts about how cores are read. A PT_LOAD header says that bytes of the fil
 (p_vaddr, which gdb goes by) and at a physical one (p_paddr, which `crash` and drgn go by), and any number of headers
 may speak of the same bytes. So RAM is in the file once, and there is a header for each run of virtual addresses that
 the page tables map, and one for each region of RAM. The last have to have a virtual address as well. Without paging it
-is the physical one; else it is in `PHYSICAL_WINDOW`, where no processor has addresses, so that gdb can read physical
-memory by `x/4x 0x4000000000000000 + address` and no address that a guest might use leads there.
+is the physical one; else it is in a window where hardly any processor has addresses, so that no address that a guest
+uses leads there, and gdb can still read physical memory: `x/4x 0x4000000000000000 + address` on x86_64, and
+`x/4x 0xffffffffULL + address` on i386 (only as far as the first region goes, in a 32-bit file).
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ from anyvisor.x86_64.page_walk import Read
 from anyvisor.x86_64.paging_modes import paging_of
 from anyvisor.x86_64.state import Sregs
 
-PHYSICAL_WINDOW = 1 << 62
-"""Virtual addresses from here on are physical ones. Bits 47 (or 56) to 63 of a real address are all alike."""
 MAX_SEGMENTS = 60_000
 """An ELF file has at most 65534, unless its header resorts to a trick."""
 TOO_MANY = f"the page tables map more than {MAX_SEGMENTS} runs of addresses: the smallest are left out"
@@ -70,11 +69,12 @@ def reader(ram: Sequence[Piece]) -> Read:
 
 
 def load_segments(
-    ram: Sequence[Piece], vcpus: Iterable[Mapping[type[VcpuState], VcpuState]]
+    ram: Sequence[Piece], vcpus: Iterable[Mapping[type[VcpuState], VcpuState]], physical_window: int
 ) -> tuple[list[Segment], tuple[str, ...]]:
     """The headers, those of physical memory first, and what is left out, a sentence each.
 
-    Where two vCPUs have different memory at a virtual address, it is the first one's that counts.
+    Physical memory is at virtual addresses from `physical_window` on, unless no vCPU has its paging on. Where two
+    vCPUs have different memory at a virtual address, it is the first one's that counts.
     """
     registers = [sregs for states in vcpus if isinstance(sregs := states.get(Sregs), Sregs)]
     walk = Mappings(reader(ram))
@@ -83,7 +83,7 @@ def load_segments(
         if paging:
             mapped = sorted([*mapped, *without(walk.runs(paging, cr3), mapped)])
     virtual = [segment for run in mapped for segment in _in_ram(run, ram)]
-    window = PHYSICAL_WINDOW if any(sregs.cr0.pg for sregs in registers) else 0
+    window = physical_window if any(sregs.cr0.pg for sregs in registers) else 0
     physical = [_segment(piece, piece.region.start + window, piece.region) for piece in ram]
     too_many = (TOO_MANY,) if len(virtual) > MAX_SEGMENTS else ()
     return [*physical, *_biggest(virtual)], (*sorted(walk.left_out), *too_many)
