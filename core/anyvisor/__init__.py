@@ -25,6 +25,7 @@ from anyvisor.errors import (
     ReplayError,
     SnapshotError,
     Unsupported,
+    UnsupportedConfig,
 )
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.hookspecs import hookimpl
@@ -59,6 +60,7 @@ __all__ = [
     "SnapshotError",
     "Topology",
     "Unsupported",
+    "UnsupportedConfig",
     "assemble",
     "boot",
     "common_facts",

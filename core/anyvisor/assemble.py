@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 from anyvisor.architectures import part
 from anyvisor.config import MachineConfig
-from anyvisor.errors import ConfigError, PluginError
+from anyvisor.errors import ConfigError, PluginError, UnsupportedConfig
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.memory import Region, format_size
 from anyvisor.plan import BootPlan, Step
@@ -19,15 +19,15 @@ T = TypeVar("T")
 def assemble(config: MachineConfig, facts: HostFacts, plugins: Plugins | None = None) -> BootPlan:
     """The boot plan for a machine as configured, on a host as described. Pure: it reads files and touches nothing else.
 
-    ConfigError and KernelImageError for what the user got wrong, PlanError when the pieces do not fit together,
-    PluginError when a plugin returns something its hook does not allow.
+    ConfigError and KernelImageError for what the user got wrong, UnsupportedConfig for what that host cannot give,
+    PlanError when the pieces do not fit together, PluginError when a plugin returns something its hook does not allow.
     """
     if config.vcpus > facts.max_vcpus:
-        raise ConfigError(
+        raise UnsupportedConfig(
             f"vcpus: {config.vcpus} are more than the {facts.backend} backend can run here ({facts.max_vcpus})"
         )
     if config.deterministic and not facts.has(Capability.DETERMINISTIC):
-        raise ConfigError(
+        raise UnsupportedConfig(
             f"deterministic: the {facts.backend} backend knows only the host's time; use one that can count its own"
         )
     steps = Steps(plugins or default_plugins())
@@ -37,12 +37,16 @@ def assemble(config: MachineConfig, facts: HostFacts, plugins: Plugins | None = 
 
 
 def check_ram(ram: Iterable[Region], facts: HostFacts, guest_address_bits: int = 64) -> None:
-    """ConfigError when some RAM lies where the host's processor, or the one that the guest sees, has no addresses."""
+    """ConfigError when some RAM lies where the processor that the guest sees has no addresses.
+
+    UnsupportedConfig when it lies where the host's has none.
+    """
     bits = min(facts.physical_address_bits, guest_address_bits)
-    whose = "guest's" if bits < facts.physical_address_bits else f"{facts.backend} backend's"
+    is_guests = bits < facts.physical_address_bits
+    whose = "guest's" if is_guests else f"{facts.backend} backend's"
     for region in ram:
         if region.end > 1 << bits:
-            raise ConfigError(
+            raise (ConfigError if is_guests else UnsupportedConfig)(
                 f"memory: {region} ends beyond the {bits} address bits of the {whose} "
                 f"processor ({format_size(1 << bits)}); give the machine less"
             )

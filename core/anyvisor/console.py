@@ -51,6 +51,9 @@ class Console:
         self.name = name
         self.closed = ""
         """Why the console was closed; empty while it is open."""
+        self.flow_control = False
+        """Whether input waits until somebody in the guest listens. Without it, it comes as it is typed, and a driver
+        that has yet to begin throws it away, as one does on a real port. To be set before anything is written."""
         self._lock = threading.Lock()
         self._output_came = threading.Condition(self._lock)
         self._input_went = threading.Condition(self._lock)

@@ -64,6 +64,10 @@ class Unsupported(AnyvisorError):
     """The hypervisor or machine does not have what was asked of it; ask `HostFacts` first."""
 
 
+class UnsupportedConfig(ConfigError, Unsupported):
+    """The configuration asks for more than this host or its hypervisor has: ask for less, or take another one."""
+
+
 class HypervisorError(AnyvisorError, OSError):
     """The hypervisor refused an operation. An `OSError`, so `.errno` is there to be looked at.
 

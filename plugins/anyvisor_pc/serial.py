@@ -15,8 +15,10 @@ CTS, DTR to DSR, OUT1 to RI, OUT2 to DCD, transmitter to receiver.
 
 Time does not pass in this one: bytes leave at once, whatever the divisor, and fewer bytes than the trigger
 level are a character timeout at once. Input waits in the console while the receiver has no room, so the host
-cannot overrun it; but what the receiver holds when the guest resets its FIFOs is lost, as on a wire. Word
-length and parity are kept and ignored.
+cannot overrun it; but what the receiver holds when the guest resets its FIFOs is lost, as on a wire: a driver that
+begins throws away what was typed before. A console with flow control sends only while somebody listens: with the
+interrupt for received data on, OUT2 too, and RTS or FIFOs, which Linux sets up after it; or since the line status was
+read again and again, until the port is set up anew. Word length and parity are kept and ignored.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from anyvisor_pc.bytewide import NOTHING, ByteDevice
 
 FIFO_BYTES = 16
 TRIGGER_LEVELS = (1, 4, 8, 14)
+POLLING_LOOKS = 16
+"""Who reads the line status so often in a row waits for input; Linux does it thrice before it sends."""
 POWER_ON_DIVISOR = 12
 
 # Interrupt enable register: one bit for each cause.
@@ -38,14 +42,8 @@ RECEIVED_DATA, TRANSMITTER_EMPTY, LINE_STATUS, MODEM_STATUS = 0x01, 0x02, 0x04, 
 ALL_CAUSES = 0x0F
 
 # Interrupt identification register: the cause, and two bits that say there are FIFOs.
-NO_CAUSE, LINE_STATUS_CAUSE, RECEIVED_CAUSE, TIMEOUT_CAUSE, EMPTY_CAUSE, MODEM_CAUSE = (
-    0x01,
-    0x06,
-    0x04,
-    0x0C,
-    0x02,
-    0x00,
-)
+NO_CAUSE, LINE_STATUS_CAUSE, RECEIVED_CAUSE = 0x01, 0x06, 0x04
+TIMEOUT_CAUSE, EMPTY_CAUSE, MODEM_CAUSE = 0x0C, 0x02, 0x00
 FIFOS_ENABLED = 0xC0
 
 # FIFO control register; its top two bits are the trigger level.
@@ -87,6 +85,7 @@ class Serial(ByteDevice):
         self._overrun = 0
         self._empty_pending = False
         self._bursting = False
+        self._looks = 0
         self._interrupt_enable = 0
         self._fifo_control = 0
         self._line_control = 0
@@ -112,6 +111,8 @@ class Serial(ByteDevice):
 
     def write_byte(self, offset: int, value: int) -> None:
         """Write one of the eight registers."""
+        if offset or self._looks < POLLING_LOOKS:
+            self._looks = 0
         if offset:
             self._bursting = False
         if 0 <= offset < 8:
@@ -156,9 +157,18 @@ class Serial(ByteDevice):
         self._update_line()
 
     def _fill(self) -> None:
-        """Take what the console has, as far as there is room."""
-        if not self._modem_control & LOOPBACK and (room := self._depth - len(self._received)) > 0:
+        """Take what the console sends, as far as there is room."""
+        if self._modem_control & LOOPBACK or (self._console.flow_control and not self._listens):
+            return
+        if (room := self._depth - len(self._received)) > 0:
             self._received.extend(self._console.take_input(room))
+
+    @property
+    def _listens(self) -> bool:
+        """Whether the guest waits for input, by interrupts or by looking."""
+        ready = self._modem_control & RTS or self._fifo_control & ENABLE_FIFOS
+        by_interrupts = ready and self._modem_control & OUT2 and self._interrupt_enable & RECEIVED_DATA
+        return bool(by_interrupts) or self._looks >= POLLING_LOOKS
 
     def _receive(self, character: int) -> None:
         """A character from our own transmitter: one too many is lost with FIFOs, else replaces the last."""
@@ -193,9 +203,12 @@ class Serial(ByteDevice):
         if self._line_control & DIVISOR_ACCESS:
             self._divisor = self._divisor & 0xFF | value << 8
             return
-        if value & ~self._interrupt_enable & TRANSMITTER_EMPTY:
+        enabled = value & ~self._interrupt_enable
+        if enabled & TRANSMITTER_EMPTY:
             self._empty_pending = True
         self._interrupt_enable = value & ALL_CAUSES
+        if enabled & RECEIVED_DATA:
+            self._fill()
         self._update_line()
 
     def _identify(self) -> int:
@@ -234,6 +247,9 @@ class Serial(ByteDevice):
         return self._overrun | (self._received[0] >> ERROR_SHIFT if self._received else 0)
 
     def _read_line_status(self) -> int:
+        self._looks += 1
+        if self._looks >= POLLING_LOOKS:
+            self._fill()
         if not self._received and not self._overrun:
             return IDLE
         status = IDLE | self._errors() | (DATA_READY if self._received else 0)

@@ -1,9 +1,10 @@
-"""The command line under test: in this process with `invoke`, as one of its own with `start` and `run`."""
+"""The command line under test: in this process with `invoke`, as one of its own with `run`, `run_cold` and `start`."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from click.testing import CliRunner
@@ -67,8 +68,20 @@ def start(environment):
 
 
 @pytest.fixture
-def run(start):
+def run(environment, warm_command):
     """Run the command line to its end: an object with `returncode`, `stdout` and `stderr` as text."""
+
+    def run(*arguments, script="hello", env=MappingProxyType({}), **options):
+        whole = {**environment, "SCRIPT": script, **env}
+        done = warm_command.run(arguments, env=whole, timeout=TIMEOUT, **options)
+        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return run
+
+
+@pytest.fixture
+def run_cold(start):
+    """The same in a process that has imported nothing yet: for what depends on how it starts."""
 
     def run(*arguments, stdin=b"", **options):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

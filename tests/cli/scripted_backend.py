@@ -19,7 +19,8 @@ from anyvisor.x86_64.generic import FACTS
 from anyvisor_mock import MockHypervisor
 
 DATA, LINE_STATUS, KEYBOARD = 0x3F8, 0x3FD, 0x64
-RECEIVED = 1
+INTERRUPT_ENABLE, FIFO_CONTROL, INTERRUPT_CAUSE, MODEM_CONTROL = 0x3F9, 0x3FA, 0x3FA, 0x3FC
+RECEIVED, RECEIVED_CAUSE = 1, 4
 RESET = PortOut(KEYBOARD, 1, 0xFE)
 CAPABILITIES = FACTS.capabilities - {Capability.DETERMINISTIC}
 
@@ -53,6 +54,22 @@ def echo(bus):
             yield from put(bus, bytes([typed]))
         else:
             time.sleep(0.001)
+    yield RESET
+
+
+def late(bus):
+    """Begin late: set the port up as a driver does, which empties its FIFOs, and echo by interrupts until q."""
+    yield from put(bus, b"ready\r\n")
+    time.sleep(0.2)
+    for port, value in ((FIFO_CONTROL, 0x07), (INTERRUPT_ENABLE, 0x01), (FIFO_CONTROL, 0x07), (MODEM_CONTROL, 0x0B)):
+        yield PortOut(port, 1, value)
+    typed = 0
+    while typed != ord("q"):
+        time.sleep(0.001)
+        if bus.read_port(INTERRUPT_CAUSE, 1) & RECEIVED_CAUSE:
+            typed = bus.read_port(DATA, 1)
+            yield from put(bus, bytes([typed]))
+        yield PortIn(INTERRUPT_CAUSE, 1)
     yield RESET
 
 
@@ -119,7 +136,8 @@ def broken(bus):
 
 
 SCRIPTS = {
-    each.__name__: each for each in (hello, echo, spin, flood, big, panic, reader, wait, poll, halt, crash, broken)
+    each.__name__: each
+    for each in (hello, echo, late, spin, flood, big, panic, reader, wait, poll, halt, crash, broken)
 }
 
 

@@ -1,7 +1,6 @@
 """`anyvisor boot` of a guest that dies: the page on stderr, the report as JSON, names from `--symbols`."""
 
 import json
-import stat
 
 import pytest
 from guests_in_bytes import LOAD_ADDRESS
@@ -34,7 +33,7 @@ def test_symbols_name_where_it_died(run, kernel, symbols):
     assert f"at RIP {LOAD_ADDRESS:#x} (startup_64)" in done.stderr.replace("\n", " ")
 
 
-def test_the_report_as_json_is_its_owners_only(run, kernel, tmp_path):
+def test_the_report_as_json_has_the_sections_of_the_page(run, kernel, tmp_path):
     path = tmp_path / "report.json"
     done = run(*BOOT, kernel, "--json", path, script="crash")
     data = json.loads(path.read_text())
@@ -42,13 +41,6 @@ def test_the_report_as_json_is_its_owners_only(run, kernel, tmp_path):
     assert data["summary"].startswith("vCPU 0 died: triple fault")
     assert data["causes"][0]["name"]
     assert "Registers" in [section["title"] for section in data["sections"]]
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-def test_without_a_death_there_is_no_report(run, kernel, symbols, tmp_path):
-    done = run(*BOOT, kernel, "--symbols", symbols, "--json", tmp_path / "report.json")
-    assert done.returncode == 0
-    assert not (tmp_path / "report.json").exists()
 
 
 def test_a_file_without_symbols_is_a_mistake_and_nothing_runs(run, kernel, tmp_path):
@@ -66,22 +58,6 @@ def test_a_report_that_cannot_be_written_hides_no_death(run, kernel):
     assert "vCPU 0 died: triple fault" in done.stderr
 
 
-@pytest.mark.parametrize(("place", "why"), [("missing/report.json", "no directory"), ("", "is a directory")])
-def test_no_place_for_the_report_is_a_mistake_and_nothing_runs(run, kernel, tmp_path, place, why):
-    done = run(*BOOT, kernel, "--json", tmp_path / place, script="crash")
-    assert done.returncode == 2
-    assert why in done.stderr
-    assert done.stdout == ""
-
-
-def test_a_report_over_an_older_file_is_its_owners_only_too(run, kernel, tmp_path):
-    path = tmp_path / "report.json"
-    path.write_text("old")
-    path.chmod(0o644)
-    run(*BOOT, kernel, "--json", path, script="crash")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
 UNPACKER_THAT_GAVE_UP = b"\xf4\xeb\xfd" + bytes(64) + b" -- System halted\0"
 
 
@@ -92,7 +68,7 @@ def raw_guest(tmp_path):
     def options(code):
         path = tmp_path / "guest.bin"
         path.write_bytes(code)
-        return ("boot", path, "--protocol", "raw", "--raw-mode", "long", "--backend", "unicorn", "--timeout", "2")
+        return ("boot", path, "--protocol", "raw", "--raw-mode", "long", "--backend", "unicorn", "--timeout", "0.5")
 
     return options
 

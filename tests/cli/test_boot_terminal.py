@@ -119,14 +119,14 @@ def test_the_terminal_is_as_it_was_after_an_error_of_ours(terminal, boot, enviro
 
 
 def test_a_timeout_leaves_the_terminal_as_it_was(terminal, boot):
-    before = boot("spin", "--timeout", "1")
+    before = boot("spin", "--timeout", "0.5")
     assert terminal.wait() == 4
     assert terminal.modes == before
 
 
 def test_a_terminal_that_is_not_read_does_not_keep_the_machine_from_ending(terminal, boot, tmp_path):
     with (tmp_path / "stderr").open("wb") as messages:
-        before = boot("flood", "--timeout", "2", stderr=messages)
+        before = boot("flood", "--timeout", "1", stderr=messages)
         assert terminal.process.wait(20) == 4
     assert terminal.modes == before
 

@@ -164,7 +164,7 @@ def test_auto_says_in_a_line_which_backend_it_took_and_a_named_one_is_no_news(co
 
 def test_a_named_backend_that_cannot_count_time_refuses_a_deterministic_machine(run, kernel):
     done = run(*BOOT, kernel, "--deterministic")
-    assert done.returncode == 2
+    assert done.returncode == 3
     assert "anyvisor: error: deterministic: the scripted backend knows only the host's time" in done.stderr
 
 

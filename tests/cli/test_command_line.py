@@ -48,8 +48,8 @@ def test_version(invoke):
     assert invoke("--version").stdout == f"anyvisor {anyvisor.__version__}\n"
 
 
-def test_the_module_is_the_command(run):
-    assert run("--version").stdout == f"anyvisor {anyvisor.__version__}\n"
+def test_the_module_is_the_command(run_cold):
+    assert run_cold("--version").stdout == f"anyvisor {anyvisor.__version__}\n"
 
 
 def test_no_command_shows_the_help_and_is_a_mistake(run):

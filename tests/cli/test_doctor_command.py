@@ -48,7 +48,7 @@ def open_sick():
 
 @pytest.mark.kvm
 def test_a_guest_runs_on_kvm(kvm, run):
-    done = run("doctor", "--json")
+    done = run("doctor", "--json", script="halt")
     report = json.loads(done.stdout)
     assert {each["name"]: each["self_test"] for each in report["backends"]}["kvm"] == "ok"
     assert done.returncode == 0
@@ -64,7 +64,7 @@ def test_the_emulated_processor_runs_a_guest_and_says_how_it_runs(run):
     assert f"note: {note}\n" in run("backends").stdout
 
 
-def test_missing_packages_are_told_with_how_to_get_them(run, environment, tmp_path):
+def test_missing_packages_are_told_with_how_to_get_them(run_cold, environment, tmp_path):
     """Hide rich behind a finder that knows it not."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
@@ -75,7 +75,7 @@ def test_missing_packages_are_told_with_how_to_get_them(run, environment, tmp_pa
         "sys.meta_path.insert(0, Hide())\n"
     )
     environment["PYTHONPATH"] = f"{tmp_path}:{environment['PYTHONPATH']}"
-    done = run("doctor", script="halt")
+    done = run_cold("doctor", script="halt")
     assert "rich     missing, for prettier tables: pip install 'anyvisor[rich]'" in done.stdout
     assert "unicorn  present, for an emulated processor" in done.stdout
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from anyvisor.cli.failure import EXIT_CODES, MISTAKE, OK, reported
+from anyvisor.cli.failure import EXIT_CODES, MISTAKE, OK, past_click, reported
 
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -88,6 +88,16 @@ class LazyGroup(click.Group):
         with reported(), choosing(None):
             code: Any = run()  # what ctx.exit() was given, or None
         sys.exit(code if isinstance(code, int) else OK)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """The context of a call; it prints the help if that is asked for."""
+        with past_click():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command."""
+        with past_click():
+            return super().invoke(ctx)
 
     @property
     def _foreign(self) -> dict[str, tuple[str, str]]:

@@ -17,10 +17,9 @@ import threading
 import time
 from contextlib import ExitStack
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-import click
-
+from anyvisor.cli.streams import descriptor, say, tell
 from anyvisor.errors import AnyvisorError, ExpectError
 from anyvisor.terminal import ESCAPE_HELP, EscapeKeys, Key, RawTerminal
 
@@ -83,6 +82,7 @@ class Attachment:
         if os.isatty(self._input):
             say("the guest's console is this terminal: Ctrl-A x ends the machine, Ctrl-A h helps")
         terminal = stack.enter_context(RawTerminal(self._input))
+        self._console.flow_control = not terminal.raw
         detached, detach = os.pipe()
         type_ = functools.partial(self._press, EscapeKeys()) if terminal.raw else self._console.write
         thread = threading.Thread(target=self._pump, args=(detached, type_), name="stdin", daemon=True)
@@ -143,19 +143,4 @@ class Attachment:
 
 def _show(lines: Iterable[str]) -> None:
     """Lines of our own on a raw terminal, which wants CR and LF at the end of each."""
-    with contextlib.suppress(OSError, ValueError):
-        click.echo("".join(f"\r\n{line}" for line in (*lines, "")), err=True, nl=False)
-
-
-def say(message: str) -> None:
-    """One line of our own on stderr; a stderr that is gone is no reason to fail."""
-    with contextlib.suppress(OSError, ValueError):
-        click.echo(f"anyvisor: {message}", err=True)
-
-
-def descriptor(stream: IO[Any] | None) -> int:
-    """The stream's descriptor; -1 for one that is closed or has none."""
-    try:
-        return -1 if stream is None else stream.fileno()
-    except (OSError, ValueError):
-        return -1
+    tell("".join(f"\r\n{line}" for line in (*lines, "")), newline=False)

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from anyvisor.cli.attach import Attachment, descriptor, say
+from anyvisor.cli.attach import Attachment
 from anyvisor.cli.death import out_of_time, tell_end
-from anyvisor.cli.failure import BY_SIGNAL, TIMEOUT, Ended, signals_end_it
+from anyvisor.cli.ending import told_in
+from anyvisor.cli.failure import BY_SIGNAL, EXIT_CODES, Ended, signals_end_it
 from anyvisor.cli.on_death import OnDeath, check, kept, on_death_option
 from anyvisor.cli.options import MachineOptions, machine_options
-from anyvisor.cli.reporting import report_options, reported_on
+from anyvisor.cli.places import BESIDE_CONSOLE
+from anyvisor.cli.reporting import loaded, report_options, reported_on
+from anyvisor.cli.streams import descriptor, say, tell
 from anyvisor.cli.trace_exits import Traced, trace_options
 
 if TYPE_CHECKING:
@@ -33,25 +36,26 @@ ASKED_FOR = {"quit": signal.SIGINT, "unread": getattr(signal, "SIGPIPE", signal.
 
 
 class Seconds(click.FloatRange):
-    """A finite number of seconds."""
+    """A finite number of seconds, not 0."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number; a usage error when it is none, or not finite."""
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number of seconds.", param, ctx)
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            self.fail(f"{value} is not a number of seconds above 0; without the option there is no limit.", param, ctx)
         return number
 
 
-@click.command()
+@click.command(epilog=EXIT_CODES)
 @machine_options
 @click.option(
     "--backend", default="auto", metavar="NAME", help="The hypervisor; auto takes the best that can be used here."
 )
 @click.option("--timeout", type=Seconds(min=0, min_open=True), metavar="SECONDS", help="End the machine then.")
-@click.option(
-    "--record", type=click.Path(path_type=Path), metavar="FILE", help="Write a trace of what the guest does there."
-)
+@click.option("--record", type=BESIDE_CONSOLE, metavar="FILE", help="Write a trace of what the guest does there.")
 @on_death_option
 @report_options
 @trace_options
@@ -73,25 +77,37 @@ def boot(
     The command ends when the machine does. On a terminal, Ctrl-A x ends the machine and Ctrl-A h shows the
     other keys; input that comes from elsewhere is typed until it ends, and then the guest goes on.
     """
-    from anyvisor.assemble import assemble
     from anyvisor.backends import open_hypervisor
-    from anyvisor.launch import launch
     from anyvisor.stock import STOCK_COMMAND_LINE
 
-    config = MachineOptions(**options).to_config(without_kernel=STOCK_COMMAND_LINE)
-    check(on_death)
-    with signals_end_it(*ENDING_SIGNALS), open_hypervisor(backend, config=config, tell=say) as hypervisor:
-        config = config if config.kernel else _with_stock_kernel(config)
-        plan = assemble(config, hypervisor.facts)
-        shared = config.shared_memory
-        with (
-            traced() as trace,
-            _recorded(hypervisor, record) as host,
-            launch(plan, host, overcommit=config.overcommit, shared_memory=shared, trace_exits=trace) as machine,
-            reported_on(machine, symbols, json_file),
-            kept(machine, on_death),
-        ):
-            _run(machine, timeout)
+    with told_in(json_file) as ending, signals_end_it(*ENDING_SIGNALS):
+        config = MachineOptions(**options).to_config(without_kernel=STOCK_COMMAND_LINE)
+        check(on_death)
+        with open_hypervisor(backend, config=config, tell=say) as hypervisor:
+            facts = hypervisor.facts
+            config = config if config.kernel else _with_stock_kernel(config)
+            with (
+                _launched(config, hypervisor, record, traced) as machine,
+                reported_on(machine, loaded(symbols, config.kernel, facts.architecture), ending, facts.backend),
+                kept(machine, on_death),
+            ):
+                _run(machine, timeout)
+
+
+@contextlib.contextmanager
+def _launched(config: MachineConfig, hypervisor: Hypervisor, record: Path | None, traced: Traced) -> Iterator[Machine]:
+    """The machine, planned and launched; what is to be written of it meanwhile is written until it is closed."""
+    from anyvisor.assemble import assemble
+    from anyvisor.launch import launch
+
+    plan = assemble(config, hypervisor.facts)
+    shared = config.shared_memory
+    with (
+        traced() as trace,
+        _recorded(hypervisor, record) as host,
+        launch(plan, host, overcommit=config.overcommit, shared_memory=shared, trace_exits=trace) as machine,
+    ):
+        yield machine
 
 
 def _recorded(hypervisor: Hypervisor, path: Path | None) -> Hypervisor:
@@ -130,10 +146,10 @@ def _run(machine: Machine, timeout: float | None) -> None:
         try:
             machine.wait(timeout)
         except TimeoutError:
-            said = out_of_time(machine, timeout or 0)
+            ended = out_of_time(machine, timeout or 0)
             if machine.outcome and machine.outcome.error:  # it has died while it was looked at
                 raise machine.outcome.error from None
-            raise Ended(TIMEOUT, said) from None
+            raise ended from None
         except GuestError:
             raise
         except AnyvisorError as error:  # of a device: what is a mistake in a plan is none of the user's here
@@ -166,5 +182,4 @@ def _begin_line(machine: Machine) -> None:
     """Leave the line that the guest has not ended, where both it and we write to a terminal."""
     printed = machine.console.read_output()[0][-1:] if machine.consoles else b""
     if printed not in (b"", b"\n") and all(os.isatty(descriptor(each)) for each in (sys.stdout, sys.stderr)):
-        with contextlib.suppress(OSError, ValueError):
-            click.echo(err=True)
+        tell("")

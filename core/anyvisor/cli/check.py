@@ -11,6 +11,7 @@ from anyvisor.cli.facts import backend_to_plan_for, facts_for
 from anyvisor.cli.failure import MISTAKE, Ended
 from anyvisor.cli.options import MachineOptions, machine_options
 from anyvisor.cli.output import GAP, heading, one_line, print_json
+from anyvisor.cli.places import Place
 
 if TYPE_CHECKING:
     from anyvisor.finding import Finding
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--plan",
     "kept",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=Place(exists=True, dir_okay=False),
     metavar="FILE",
     help="Check a plan that `anyvisor plan --json` wrote, and not a KERNEL.",
 )

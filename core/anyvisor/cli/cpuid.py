@@ -194,7 +194,7 @@ def _facts_for(model: CpuModel, backend: str | None) -> HostFacts:
 
 def _facts(backend: str) -> HostFacts:
     from anyvisor.backends import generic_facts, open_hypervisor
-    from anyvisor.cli.attach import say
+    from anyvisor.cli.streams import say
     from anyvisor.errors import ConfigError
 
     if backend == NO_BACKEND:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anyvisor.cli.failure import FAILURE, Ended
+from anyvisor.cli.failure import FAILURE, TIMEOUT, Ended
 
 if TYPE_CHECKING:
     from anyvisor.diagnosis import Cause, Report
@@ -50,13 +50,15 @@ def panic_lines(panic: Panic) -> list[str]:
     return [str(panic), f"  {meaning}", *([f"  what to do: {remedy}"] if remedy else [])]
 
 
-def out_of_time(machine: Machine, timeout: float) -> str:
+def out_of_time(machine: Machine, timeout: float) -> Ended:
     """What to say of a guest that still ran after `timeout` seconds: that, and what it did."""
-    return "\n".join([f"the machine was still running after {timeout:g} s (--timeout)", *_hang_lines(machine)])
+    lines, causes = _hang(machine)
+    said = [f"the machine was still running after {timeout:g} s (--timeout)", *lines]
+    return Ended(TIMEOUT, "\n".join(said), causes)
 
 
-def _hang_lines(machine: Machine) -> list[str]:
-    """What a guest that runs is doing, if it goes nowhere: a line each, and what shows it further in."""
+def _hang(machine: Machine) -> tuple[list[str], tuple[Cause, ...]]:
+    """What a guest that runs is doing, if it goes nowhere: in lines, and as causes."""
     from anyvisor.diagnosis import report
     from anyvisor.diagnosis.live import describe_hang, watch
     from anyvisor.errors import AnyvisorError
@@ -64,13 +66,11 @@ def _hang_lines(machine: Machine) -> list[str]:
     try:
         watched = watch(machine, timeout=LOOK_SECONDS)
     except AnyvisorError as error:
-        return [f"  it cannot be looked at: {error}"]
+        return [f"  it cannot be looked at: {error}"], ()
     panic = next((each.panic for each in watched if each.panic and each.panic.is_last), None)
     lines = [f"  {line}" for line in panic_lines(panic)] if panic else []
-    for evidence in watched:
-        if cause := _certain(report(evidence)) or describe_hang(evidence):
-            lines += _cause_lines(cause)
-    return lines
+    causes = tuple(filter(None, (_certain(report(each)) or describe_hang(each) for each in watched)))
+    return [*lines, *(line for each in causes for line in _cause_lines(each))], causes
 
 
 def _certain(report: Report) -> Cause | None:

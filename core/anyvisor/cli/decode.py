@@ -10,6 +10,8 @@ import click
 
 from anyvisor.cli.failure import MISTAKE, Ended
 from anyvisor.cli.output import one_line, print_json, section
+from anyvisor.cli.places import Place
+from anyvisor.cli.streams import say
 
 if TYPE_CHECKING:
     from anyvisor.section import Section
@@ -19,7 +21,7 @@ MOST_BYTES = 1 << 30
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=Place(allow_dash=True))
 @click.option(
     "--kind",
     metavar="KIND",
@@ -90,4 +92,4 @@ def _read(path: Path) -> bytes:
 
 def _say_error(path: Path, error: Exception) -> None:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    click.echo(f"anyvisor: error: {one_line(path)}: {one_line(text)}", err=True)
+    say(f"error: {one_line(path)}: {one_line(text)}")

@@ -12,6 +12,7 @@ import click
 
 from anyvisor.cli.facts import backend_to_plan_for, facts_for
 from anyvisor.cli.options import NO_KERNEL, MachineOptions, machine_options
+from anyvisor.cli.places import Place, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ ANY_LINE = "none"
 
 @click.command()
 @click.argument("kind", metavar="KIND")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("directory", metavar="DIR", type=Place(file_okay=False))
 @machine_options
 @backend_to_plan_for
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
@@ -41,7 +42,7 @@ def dump(kind: str, directory: Path, backend: str, force: bool, **options: Any) 
     part = _part(facts, kind)
     with _with_kernel(config, part, needed=part.KINDS[kind].needs_kernel) as complete:
         files: dict[str, bytes] = part.dump(assemble(complete, facts), kind)
-    for path, size_bytes in _written(directory, files, force=force):
+    for path, size_bytes in list(_written(directory, files, force=force)):
         click.echo(f"{path}  {size_bytes} bytes")
 
 
@@ -76,9 +77,10 @@ def _written(directory: Path, files: Mapping[str, bytes], *, force: bool) -> Ite
         raise ConfigError(f"{directory / there[0]} exists; --force overwrites it, or name another directory")
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        with (directory / name).open("wb" if force else "xb") as file:
+        path = directory / name
+        with writing(path), path.open("wb" if force else "xb") as file:
             file.write(content)
-        yield directory / name, len(content)
+        yield path, len(content)
 
 
 def _context() -> click.Context | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from anyvisor.cli.attach import say
+from anyvisor.cli.streams import say
 
 if TYPE_CHECKING:
     from anyvisor.config import MachineConfig

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 import sys
 import warnings
 from collections.abc import Iterator
 from types import FrameType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from anyvisor.cli.output import one_line
+from anyvisor.cli.streams import about_output, flush, is_unread, say, settled, tell
+
+if TYPE_CHECKING:
+    from anyvisor.diagnosis import Cause
 
 OK = 0
 FAILURE = 1
 MISTAKE = 2
-NO_HYPERVISOR = 3
+CANNOT_RUN = 3
 TIMEOUT = 4
 BY_SIGNAL = 128
+UNREAD = BY_SIGNAL + getattr(signal, "SIGPIPE", 13)
+WRONG_FILE = (
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.ELOOP,
+    errno.ENAMETOOLONG,
+)  # fmt: skip
+"""What is wrong with a file that another one would do for."""
 
 EXIT_CODES = """\b
 Exit codes:
   0    it worked; for boot: the guest ended by itself
   1    the guest (or its kernel: a panic), the hypervisor or a
-       plugin failed
-  2    a mistake in the command, configuration, kernel or plan
-  3    no hypervisor can be used
+       plugin failed, or the output cannot be written; for doctor,
+       conformance and cpuid check: what they look for is missing
+  2    a mistake in the command, a file, the configuration, the
+       kernel or the plan
+  3    it cannot be run here: there is no hypervisor (or not the
+       one of --backend), or it or this host lacks what the
+       machine needs
   4    the time given with --timeout is over
   128+ ended by a signal: 130 interrupted (also: by the escape
        key), 141 nobody reads the output, 143 terminated
@@ -37,10 +52,14 @@ ANYVISOR_DEBUG=1 shows the traceback of an error."""
 
 
 class Ended(Exception):
-    """A command ends with that exit code, and with a line on stderr if there is one to say."""
+    """A command ends with that exit code, and with lines on stderr if there is something to say.
 
-    def __init__(self, exit_code: int, message: str = ""):
+    `causes` are what those say of why it came to that.
+    """
+
+    def __init__(self, exit_code: int, message: str = "", causes: tuple[Cause, ...] = ()):
         self.exit_code = exit_code
+        self.causes = causes
         super().__init__(message)
 
 
@@ -48,29 +67,33 @@ def exit_code(error: BaseException) -> int:
     """The exit code for an error that reached the command line."""
     from anyvisor import errors
 
-    mistakes = (errors.ConfigError, errors.KernelImageError, errors.PlanError, errors.GuestMemoryError)
     if isinstance(error, click.ClickException | Ended):
         return error.exit_code
-    if isinstance(error, KeyboardInterrupt | click.Abort):
-        return BY_SIGNAL + signal.SIGINT
-    if isinstance(error, errors.HypervisorUnavailable):
-        return NO_HYPERVISOR
-    if isinstance(error, (*mistakes, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
-        return MISTAKE
-    return FAILURE
+    if is_unread(error):
+        return UNREAD
+    codes = (
+        (KeyboardInterrupt | click.Abort, BY_SIGNAL + signal.SIGINT),
+        (errors.HypervisorUnavailable | errors.Unsupported | errors.GuestMemoryError, CANNOT_RUN),
+        (errors.ConfigError | errors.KernelImageError | errors.PlanError, MISTAKE),
+        (errors.AnyvisorError, FAILURE),
+    )  # the first that fits: there are errors of two kinds
+    for kinds, code in codes:
+        if isinstance(error, kinds):
+            return code
+    return MISTAKE if isinstance(error, OSError) and error.errno in WRONG_FILE else FAILURE
 
 
 def message(error: BaseException) -> str:
     """What to say about an error; empty for one that says it all by its exit code."""
+    if (said := about_output(error)) is not None:
+        return said
     if isinstance(error, click.UsageError) and error.ctx:
         return f"{one_line(error.format_message())} (see {error.ctx.command_path} --help)"
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, OSError) and error.strerror and error.filename:
         return one_line(f"{error.filename}: {error.strerror}")
-    if isinstance(error, OSError) and not str(error):
-        return type(error).__name__
-    return str(error)
+    return str(error) or (type(error).__name__ if isinstance(error, OSError) else "")
 
 
 def _told(error: BaseException) -> str:
@@ -95,15 +118,25 @@ def reported() -> Iterator[None]:
     from anyvisor.errors import AnyvisorError
     from anyvisor.plugins import debugging
 
-    with plugin_warnings():
+    with settled(), plugin_warnings():
         try:
             yield
+            flush()
         except (AnyvisorError, OSError, click.ClickException, click.Abort, KeyboardInterrupt, Ended) as error:
             if debugging() and not isinstance(error, Ended | click.ClickException | click.Abort):
                 raise
             if text := _told(error):
-                click.echo(text, err=True)
+                tell(text)
             sys.exit(exit_code(error))
+
+
+@contextlib.contextmanager
+def past_click() -> Iterator[None]:
+    """Let EPIPE of the block past click, which ends without a word for any; `reported` knows whose pipe it was."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise Ended(exit_code(error), message(error)) from error
 
 
 @contextlib.contextmanager
@@ -120,7 +153,7 @@ def plugin_warnings(*, shown: bool = True) -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         if issubclass(category, PluginWarning):
-            click.echo(f"anyvisor: warning: {one_line(message)}", err=True)
+            say(f"warning: {one_line(message)}")
         else:
             usual(message, category, filename, lineno, file, line)
 

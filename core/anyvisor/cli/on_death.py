@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from anyvisor.cli.attach import say
 from anyvisor.cli.failure import FAILURE, TIMEOUT, Ended, message
+from anyvisor.cli.places import BESIDE_CONSOLE
+from anyvisor.cli.streams import say
 
 if TYPE_CHECKING:
     from anyvisor.machine import Machine
@@ -21,7 +23,7 @@ OnDeath = tuple[str, Path]
 on_death_option = click.option(
     "--on-death",
     nargs=2,
-    type=(click.Choice(["dump"]), click.Path(path_type=Path)),
+    type=(click.Choice(["dump"]), BESIDE_CONSOLE),
     metavar="dump DIR",
     help="Keep the memory and registers of a guest that dies, panics or is out of time, and the report on it.",
 )
@@ -33,6 +35,20 @@ def check(wanted: OnDeath | None) -> None:
         from anyvisor.death_dump import check_place
 
         check_place(wanted[1])
+        _try_out(wanted[1])
+
+
+def _try_out(place: Path) -> None:
+    """ConfigError where no directory can be made: there are more reasons than permissions tell."""
+    from anyvisor.errors import ConfigError
+
+    try:
+        there = next(each for each in (place, *place.absolute().parents) if each.is_dir())
+        with contextlib.suppress(FileNotFoundError):
+            place.stat()
+        Path(tempfile.mkdtemp(dir=there)).rmdir()
+    except OSError as error:
+        raise ConfigError(f"{place}: a dump cannot be made there: {error.strerror}; name another directory") from error
 
 
 @contextlib.contextmanager

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 import click
 
+from anyvisor.cli.places import Place
+
 if TYPE_CHECKING:
     from anyvisor.config import MachineConfig, NumaNode, Raw, Topology
 
 C = TypeVar("C", bound=Callable[..., Any])
 
-_FILE = click.Path(path_type=Path, readable=False)  # who opens it says what is wrong with it
+_FILE = Place(readable=False)  # who opens it says what is wrong with it
 _COUNT = click.IntRange(min=1)
 _PLAIN = (
     "kernel", "initrd", "memory", "cpu", "protocol", "reduced_hardware", "unpack", "overcommit", "deterministic",

@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from anyvisor.cli.attach import say
 from anyvisor.cli.facts import backend_to_plan_for, facts_for
 from anyvisor.cli.options import MachineOptions, machine_options
 from anyvisor.cli.output import print_json, section
+from anyvisor.cli.places import Place, writing
+from anyvisor.cli.streams import say
 
 if TYPE_CHECKING:
     from anyvisor.facts import HostFacts
     from anyvisor.plan import BootPlan
+
+MOST_BYTES = 1 << 28
+"""Of a plan; one of a big machine has a few MiB."""
 
 
 @click.command()
@@ -25,14 +29,14 @@ if TYPE_CHECKING:
 @click.option("--decoded", is_flag=True, help="With --json: print what is shown, decoded, and not the plan.")
 @click.option(
     "--svg",
-    type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
+    type=Place(dir_okay=False, allow_dash=True),
     metavar="FILE",
     help="Draw the memory map as a picture, into FILE.",
 )
 @click.option(
     "--diff",
     "kept",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=Place(exists=True, dir_okay=False),
     metavar="FILE",
     help="Show only what is different from the plan kept in FILE by --json.",
 )
@@ -78,10 +82,12 @@ def _draw(made: BootPlan, path: Path) -> None:
     from anyvisor.picture import picture
 
     drawn = picture(made, part(made.architecture, "describe").landmarks(made))
-    with click.open_file(str(path), "w", encoding="utf-8") as file:
+    if str(path) == "-":
+        click.echo(drawn, nl=False)
+        return
+    with writing(path), path.open("w", encoding="utf-8") as file:
         file.write(drawn)
-    if str(path) != "-":
-        say(f"wrote {path}")
+    say(f"wrote {path}")
 
 
 def kept_plan(path: Path) -> BootPlan:
@@ -90,6 +96,10 @@ def kept_plan(path: Path) -> BootPlan:
     from anyvisor.plan import BootPlan
 
     try:
-        return BootPlan.from_json(path.read_bytes())
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise PlanError(f"it has more than {MOST_BYTES >> 20} MiB, and no plan has")
+        return BootPlan.from_json(data)
     except (PlanError, OSError) as error:
         raise PlanError(f"{path}: {error}; keep a plan there with `anyvisor plan --json`") from error

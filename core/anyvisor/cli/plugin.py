@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from anyvisor.cli.failure import MISTAKE
+from anyvisor.cli.places import Place, writing
+from anyvisor.cli.streams import tell
 
 KINDS = ("backend", "step", "device")
 
@@ -25,7 +27,7 @@ def plugin(ctx: click.Context) -> None:
 @click.option("--kind", type=click.Choice(KINDS), required=True, help="What it adds to anyvisor.")
 @click.option(
     "--directory",
-    type=click.Path(path_type=Path),
+    type=Place(),
     metavar="DIR",
     help="Where to write it, a new or empty directory; by default anyvisor-NAME here.",
 )
@@ -37,7 +39,8 @@ def new(name: str, kind: str, directory: Path | None) -> None:
     """
     from anyvisor.plugins.project import write_project
 
-    written = write_project(name, kind, directory)
+    with writing(directory or Path()):
+        written = write_project(name, kind, directory)
     for path in sorted(each for each in written.rglob("*") if each.is_file()):
         click.echo(path)
-    click.echo(f"\nNow: cd {written} && pip install -e '.[test]' && pytest; its README.md says more", err=True)
+    tell(f"\nNow: cd {written} && pip install -e '.[test]' && pytest; its README.md says more")

@@ -1,32 +1,36 @@
-"""`--symbols` and `--json`: what the report on a guest's death is made with, and where it is written."""
+"""`--symbols` and `--json`: what the report on a guest is made with, and where it is written."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from anyvisor.cli.attach import say
-from anyvisor.private_file import private
+from anyvisor.cli.places import BESIDE_CONSOLE, Place
+from anyvisor.cli.streams import say
 
 if TYPE_CHECKING:
+    from anyvisor.cli.ending import Ending
     from anyvisor.machine import Machine
+    from anyvisor.symbols import Symbols
 
 C = TypeVar("C", bound=Callable[..., Any])
 
 _symbols = click.option(
     "--symbols",
-    type=click.Path(path_type=Path, readable=False),
+    type=Place(readable=False),
     metavar="FILE",
-    help="Names for addresses if the guest dies: a System.map, a vmlinux or a bzImage.",
+    help="Names for addresses in the report: a System.map, a vmlinux or a bzImage.",
 )
 _json = click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the report there if it dies."
+    "--json",
+    "json_file",
+    type=BESIDE_CONSOLE,
+    metavar="FILE",
+    help="Write there how it ended, with the report if that was not well.",
 )
 
 
@@ -35,45 +39,34 @@ def report_options(command: C) -> C:
     return _symbols(_json(command))
 
 
+def loaded(symbols: Path | None, kernel: Path | None, architecture: str) -> Symbols | None:
+    """The symbols in a file, for that kernel; KernelImageError for one that has none. Those of another are told of."""
+    if symbols is None:
+        return None
+    from anyvisor.symbols import Symbols
+
+    found = Symbols.load(symbols)
+    named, booted = (_release(each, architecture) for each in (symbols, kernel))
+    if named and booted and named != booted:
+        say(f"warning: {symbols} is Linux {named}, and the kernel is {booted}: names from there will be wrong")
+    return found
+
+
+def _release(path: Path | None, architecture: str) -> str:
+    """The Linux that a file says it is; empty for one that does not say."""
+    from anyvisor.architectures import part
+    from anyvisor.errors import KernelImageError
+    from anyvisor.image_file import ImageFile
+
+    try:
+        return str(part(architecture, "packed").release(ImageFile.open(path))) if path else ""
+    except KernelImageError:
+        return ""
+
+
 @contextlib.contextmanager
-def reported_on(machine: Machine, symbols: Path | None, json_file: Path | None) -> Iterator[None]:
-    """Let the report of a guest that dies in the block have names, and write it to a file.
-
-    KernelImageError for a file without symbols, ConfigError where no report can be written, before the guest runs.
-    """
-    from anyvisor.errors import GuestError
-
-    if json_file:
-        _check_place(json_file)
-    if symbols:
-        from anyvisor.symbols import Symbols
-
-        machine.symbols = Symbols.load(symbols)
-    try:
+def reported_on(machine: Machine, names: Symbols | None, ending: Ending | None, backend: str) -> Iterator[None]:
+    """Let the report on a guest have names, and its machine's end be told, if that is wanted."""
+    machine.symbols = names
+    with ending.of(machine, backend) if ending else contextlib.nullcontext():
         yield
-    except GuestError as error:
-        if json_file and error.report:
-            _write(json_file, error.report.to_data())
-        raise
-
-
-def _check_place(path: Path) -> None:
-    from anyvisor.errors import ConfigError
-
-    folder = path.absolute().parent
-    if path.is_dir():
-        raise ConfigError(f"{path}: the report needs a file, and this is a directory; name a file in it")
-    if not folder.is_dir():
-        raise ConfigError(f"{path}: the report cannot be written there: there is no directory {folder}; make it")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise ConfigError(f"{path}: the report cannot be written there: no permission; name another file")
-
-
-def _write(path: Path, data: dict[str, Any]) -> None:
-    """Write the file; what is wrong with that is told, and hides no death."""
-    try:
-        with open(path, "w", encoding="utf-8", opener=private) as file:
-            json.dump(data, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-    except OSError as error:
-        say(f"warning: {path}: the report could not be written: {error.strerror}")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from anyvisor.cli.attach import say
+from anyvisor.cli.places import BESIDE_CONSOLE
+from anyvisor.cli.streams import say
 
 if TYPE_CHECKING:
     from anyvisor.exit_trace import ExitTrace
@@ -25,9 +26,7 @@ Traced = Callable[[], "AbstractContextManager[ExitTrace | None]"]
 def trace_options(command: C) -> C:
     """Decorator: give a command `--trace-exits` and `--trace-rate`, as its argument `traced`: see `Traced`."""
 
-    @click.option(
-        "--trace-exits", type=click.Path(path_type=Path), metavar="FILE", help="Write every exit there, as JSON lines."
-    )
+    @click.option("--trace-exits", type=BESIDE_CONSOLE, metavar="FILE", help="Write every exit there, as JSON lines.")
     @click.option(
         "--trace-rate",
         type=click.IntRange(min=1),

@@ -15,7 +15,7 @@ import attrs
 
 from anyvisor.assemble import Steps, check_ram
 from anyvisor.config import MachineConfig
-from anyvisor.errors import ConfigError
+from anyvisor.errors import ConfigError, UnsupportedConfig
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.plan import Blob, BootPlan, DeviceSpec, FirmwareTables, Kernel, VcpuPlan
 from anyvisor.states import Change, VcpuState, VmState
@@ -93,11 +93,11 @@ def _load_kernel(config: MachineConfig, steps: Steps, inputs: dict[str, Any]) ->
 
 
 def _check_mode(kernel: Kernel, facts: HostFacts) -> None:
-    """ConfigError when the host executes guest code, but not in the mode that the kernel starts in."""
+    """UnsupportedConfig when the host executes guest code, but not in the mode that the kernel starts in."""
     if facts.modes and kernel.mode not in facts.modes:
         have = ", ".join(facts.modes)
         words = f"{kernel.protocol} starts a kernel in {kernel.mode} mode, and the {facts.backend} backend has {have}"
-        raise ConfigError(f"protocol: {words}; choose another protocol, or another backend")
+        raise UnsupportedConfig(f"protocol: {words}; choose another protocol, or another backend")
 
 
 def _check_long_mode(kernel: Kernel, boot_processor: Cpuid) -> None:

@@ -10,9 +10,25 @@ from anyvisor.memory import MIB
 from anyvisor.x86_64.bzimage import BzImage, is_bzimage
 from anyvisor.x86_64.layout import Layout
 
+SETUP_START = 0x200
+"""What the header counts the place of its version from."""
+RELEASE_BYTES = 256
+"""The longest that is read of it."""
 MAX_BYTES = 512 * MIB
 """The biggest kernel that is unpacked; one of a distribution has 50 to 100 MiB."""
 _WAY_OUT_OF_BOOT = re.compile(r"; (?:or )?leave out `unpack`")
+
+
+def release(image: ImageFile) -> str:
+    """The Linux that a bzImage says it is, such as `6.1.0-56-amd64`; empty where it does not say, and for other files.
+
+    Documentation/arch/x86/boot.rst, `kernel_version`.
+    """
+    if not is_bzimage(image):
+        return ""
+    place = BzImage.read(image).header.kernel_version
+    words = image.start(SETUP_START + place + RELEASE_BYTES)[SETUP_START + place :] if place else b""
+    return next(iter(words.partition(b"\0")[0].decode("ascii", "replace").split()), "")
 
 
 def vmlinux(image: ImageFile) -> ImageFile | None:

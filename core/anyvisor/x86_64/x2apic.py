@@ -19,7 +19,7 @@ from collections.abc import Iterable
 import attrs
 
 from anyvisor.config import Topology
-from anyvisor.errors import ConfigError
+from anyvisor.errors import ConfigError, UnsupportedConfig
 from anyvisor.facts import Capability, HostFacts
 from anyvisor.states import Change, VcpuState
 from anyvisor.x86_64.control import ApicBase
@@ -33,16 +33,16 @@ PlannedStates = tuple[VcpuState | Change, ...]
 
 
 def check_ids(topology: Topology, facts: HostFacts) -> None:
-    """ConfigError when the hypervisor's local APICs cannot have the ids that the topology gives them."""
+    """UnsupportedConfig when the hypervisor's local APICs cannot have the ids that the topology gives them."""
     last = last_apic_id(topology)
     if last >= facts.hardware_id_limit:
-        raise ConfigError(
+        raise UnsupportedConfig(
             f"topology: {topology} needs the APIC id {last}, and those of the {facts.backend} backend end at "
             f"{facts.hardware_id_limit - 1}; make dies, cores and threads powers of two, or have fewer sockets"
         )
     has_x2apics = facts.has(Capability.IRQCHIP) and facts.has(Capability.X2APIC)  # a machine's own APICs are no x2APICs
     if needs_x2apic(topology) and not has_x2apics:
-        raise ConfigError(
+        raise UnsupportedConfig(
             f"topology: {topology} needs the APIC id {last}, and without x2APIC, which the {facts.backend} backend "
             f"has not, {MAX_XAPIC_ID} is the highest; make dies, cores and threads powers of two, or have fewer vCPUs"
         )

@@ -222,6 +222,63 @@ def test_priorities(uart, console):
     assert seen == [0x06, 0x04, 0x02, 0x00, 0x01]
 
 
+# -- flow control --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def patient(uart, console):
+    console.flow_control = True
+    console.write(b"abc")
+    return console
+
+
+def received(uart):
+    """What a guest gets that reads as long as there is something."""
+    got = bytearray()
+    while uart.inb(LSR) & 1:
+        got.append(uart.inb(DATA))
+    return bytes(got)
+
+
+def test_with_flow_control_nothing_is_lost_to_a_driver_that_sets_its_port_up(uart, patient):
+    """What Linux's 8250 driver does from its probe to the first open, as recorded from a Debian kernel."""
+    for port, value in (
+        (MCR, 0x03), (IER, 0x0F), (IER, 0x00), (LCR, 0xBF), (FCR, 0x00), (LCR, 0x00), (FCR, 0x01), (LCR, 0x13),
+        (FCR, 0x01), (FCR, 0x07), (FCR, 0x00), (DATA, None), (MCR, 0x01), (FCR, 0x07), (FCR, 0x00), (LSR, None),
+        (DATA, None), (IER, 0x02), (IER, 0x00), (LCR, 0x03), (MCR, 0x09), (LSR, None), (DATA, None), (IER, 0x05),
+        (LCR, 0x93), (DATA, 0x0C), (IER, 0x00), (LCR, 0x13),
+    ):  # fmt: skip
+        if value is None:
+            assert uart.inb(port) in (0, 0x60), "it is empty until then"
+        else:
+            uart.outb(port, value)
+    assert not uart.level
+    for port, value in ((FCR, 0x01), (FCR, 0x81), (MCR, 0x09), (MCR, 0x0B)):
+        uart.outb(port, value)
+    assert uart.level
+    assert received(uart) == b"abc"
+    uart.outb(IER, 0)
+    patient.write(b"d")
+    uart.outb(FCR, 0x07)
+    assert received(uart) == b"", "the port was closed: it waits for who opens it again"
+    uart.outb(IER, 0x05)
+    assert received(uart) == b"d"
+
+
+def test_with_flow_control_a_guest_that_polls_gets_its_input_and_one_that_prints_does_not(uart, patient):
+    for _ in range(100):
+        uart.outb(DATA, 0x41)
+        assert [uart.inb(LSR) for _ in range(3)] == [0x60] * 3
+    assert any(uart.inb(LSR) & 1 for _ in range(20))
+    assert received(uart) == b"abc"
+    uart.outb(DATA, 0x41)
+    patient.write(b"d")
+    assert received(uart) == b"d", "it answers, and looks for more"
+    uart.outb(LCR, 0x03)
+    patient.write(b"e")
+    assert received(uart) == b"", "somebody else begins"
+
+
 # -- loopback ------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 
 from anyvisor.config import is_path
-from anyvisor.errors import ConfigError
+from anyvisor.errors import ConfigError, UnsupportedConfig
 from anyvisor.facts import HostFacts
 from anyvisor.x86_64.cpu_models.build import Contradiction, build
 from anyvisor.x86_64.cpu_models.missing import Missing, listed, missing_address_bits, missing_bits, missing_msrs, most
@@ -45,12 +45,12 @@ class CpuModel:
     def cpuid(self, facts: HostFacts) -> Cpuid:
         """The model's table on that host: one for all vCPUs, which `cpuid_policy.for_vcpu` makes each vCPU's own.
 
-        ConfigError that names every bit that the model asks for and the host cannot give.
+        UnsupportedConfig that names every bit that the model asks for and the host cannot give.
         """
         kept = self._tables.get(id(facts))  # the facts are kept too, so no others have that id
         if kept is None:
             if missing := self.missing(facts):
-                raise ConfigError(_refusal(self, facts, missing))
+                raise UnsupportedConfig(_refusal(self, facts, missing))
             if len(self._tables) >= KEPT_TABLES:
                 self._tables.clear()
             kept = self._tables[id(facts)] = facts, self.asked(facts)
@@ -59,7 +59,7 @@ class CpuModel:
     def msrs(self, facts: HostFacts) -> Msrs:
         """The MSRs that a vCPU starts with: those that firmware leaves, and the template's over them."""
         if missing := tuple(missing_msrs(self.template.msrs, facts)):
-            raise ConfigError(_refusal(self, facts, missing))
+            raise UnsupportedConfig(_refusal(self, facts, missing))
         return boot_msrs().replace({each.index: each.value for each in self.template.msrs})
 
     def missing(self, facts: HostFacts) -> tuple[Missing, ...]:
