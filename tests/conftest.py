@@ -1,5 +1,6 @@
 """What all tests share: where their helpers are, patience on busy machines, and that CI skips nothing."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, settings
 sys.path.insert(0, str(Path(__file__).parent))
 
 from pinned_skips import PinnedSkips  # found by the line above
+from warm_command import WarmCommand
 
 settings.register_profile("anyvisor", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("anyvisor")  # a shared machine is slow at times, and that is no failure
@@ -32,6 +34,12 @@ def skipped(config):
     return [report for report in found if not getattr(report, "is_pinned", False)]
 
 
+def pytest_collection_finish(session):
+    """Thousands of tests are there to the end, and need not be walked by each collection of garbage."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session, exitstatus):
     """In CI every judge is there, so a skipped test is a hole; and what is pinned must be so everywhere."""
@@ -45,6 +53,13 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.line("CI=true: nothing may be skipped, so this run has failed", red=True)
     for problem in config.stash[PINNED].problems():
         terminalreporter.line(f"{problem}, so this run has failed", red=True)
+
+
+@pytest.fixture(scope="session")
+def warm_command():
+    """Runs `anyvisor` in processes that need not import it first."""
+    with WarmCommand() as command:
+        yield command
 
 
 @pytest.fixture

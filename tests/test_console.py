@@ -85,7 +85,7 @@ def test_expect_ends_when_the_machine_does():
     began = time.monotonic()
     with pytest.raises(ExpectError, match=r"the machine stopped: reset.*\n  \| goodbye"):
         console.expect("login", timeout=30)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert console.expect("goodbye", timeout=0), "what was printed can still be read"
 
 

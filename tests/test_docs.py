@@ -6,14 +6,13 @@ indented lines, which change the reader's machine, the options of our own comman
 """
 
 import doctest
+import functools
 import importlib
 import inspect
 import os
 import pkgutil
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +31,7 @@ from anyvisor.x86_64.cpu_models import cpu_model
 from anyvisor.x86_64.cpu_models.read import KEYS as TEMPLATE_KEYS
 from elves import tiny_elf
 from talking_guest import TALKING_GUEST
+from warm_command import WarmCommand
 
 REPOSITORY = Path(__file__).parent.parent
 DOCS = REPOSITORY / "docs"
@@ -69,18 +69,15 @@ def need_kvm() -> None:
         pytest.skip(f"to run this: {error}")
 
 
-def run_console(example: Example) -> None:
+def run_console(command: WarmCommand, example: Example) -> None:
     """Run each command after a `$` and compare what it prints."""
     parts = re.split(r"^\$ (.*)\n", example.parsed, flags=re.MULTILINE)
     assert not parts[0], f"line {example.line}: a console block begins with a command"
     for line, wanted in zip(parts[1::2], parts[2::2], strict=True):
         program, *arguments = shlex.split(line)
         assert program == "anyvisor", f"line {example.line}: {program} is not run here; make it a block of sh"
-        done = subprocess.run(
-            [sys.executable, "-m", "anyvisor", *arguments],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=COMMAND_SECONDS,
-            env={**os.environ, "COLUMNS": "100"}, check=False,
-        )  # fmt: skip
+        environment = {**os.environ, "COLUMNS": "100"}
+        done = command.run(arguments, env=environment, merge=True, timeout=COMMAND_SECONDS)
         found = done.stdout.decode().replace("\r\n", "\n")
         assert doctest.OutputChecker().check_output(wanted, found, OPTIONS), f"{line} (line {example.line}):\n{found}"
 
@@ -115,10 +112,10 @@ def check_toml(example: Example) -> None:
     MachineConfig.from_toml("vm.toml")
 
 
-def examples(page: Path) -> list[Example]:
+def examples(page: Path, command: WarmCommand) -> list[Example]:
     parsers = (
         PythonCodeBlockParser(doctest_optionflags=OPTIONS),
-        CodeBlockParser("console", run_console),
+        CodeBlockParser("console", functools.partial(run_console, command)),
         CodeBlockParser("sh", check_shell),
         CodeBlockParser("toml", check_toml),
     )
@@ -126,10 +123,10 @@ def examples(page: Path) -> list[Example]:
 
 
 @pages
-def test_the_examples_of_a_page_run(page: Path, desk: Path) -> None:
+def test_the_examples_of_a_page_run(page: Path, desk: Path, warm_command: WarmCommand) -> None:
     if str(page.relative_to(REPOSITORY)) in NEEDS_KVM:
         need_kvm()
-    for example in examples(page):
+    for example in examples(page, warm_command):
         example.evaluate()
 
 
@@ -146,7 +143,7 @@ def test_the_commands_in_indented_lines_have_the_options_that_are_used(page: Pat
         check_command(shlex.split(line, comments=True))
 
 
-def test_an_example_that_is_wrong_is_found(tmp_path: Path, desk: Path) -> None:
+def test_an_example_that_is_wrong_is_found(tmp_path: Path, desk: Path, warm_command: WarmCommand) -> None:
     wrong = {
         "python": ("assert 1 == 2", ">>> 1 + 1\n3\n"),
         "console": ("$ anyvisor plan absent\nfine", "$ anyvisor --version\nanyvisor 0.0.0"),
@@ -157,7 +154,7 @@ def test_an_example_that_is_wrong_is_found(tmp_path: Path, desk: Path) -> None:
         for source in sources:
             page = tmp_path / "page.md"
             page.write_text(f"```{language}\n{source}\n```\n")
-            (example,) = examples(page)
+            (example,) = examples(page, warm_command)
             with pytest.raises((AssertionError, AnyvisorError, click.UsageError, KeyError)):
                 example.evaluate()
 

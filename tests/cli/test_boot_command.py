@@ -182,16 +182,16 @@ def test_a_blocked_stdout_neither_grows_memory_nor_outlives_the_timeout(start, k
         *BOOT,
         kernel,
         "--timeout",
-        "4",
+        "6",
         script="flood",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     wait_for(process.stdout, b"xxx")
-    time.sleep(1)  # the guest goes on printing, nobody reads
+    time.sleep(2)  # the guest goes on printing, nobody reads
     before = resident_kib(process)
-    time.sleep(1.5)
+    time.sleep(2)
     assert resident_kib(process) < before + 2048
     assert process.wait(TIMEOUT) == 4
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import debian
@@ -9,6 +11,7 @@ import pytest
 from availability import available
 from conversation import INIT
 from inner_results import InnerTest
+from interviews import LOADER, MACHINES, Interview, interview
 from run import InnerRun
 
 from anyvisor.initramfs import busybox_initramfs
@@ -66,3 +69,15 @@ def shell_initrd(busybox, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("initrd") / "initrd.cpio"
     busybox_initramfs(busybox, INIT).write(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def interviewed(busybox, cloud_kernel, generic_kernel, tmp_path_factory) -> Callable[[str], Interview]:
+    """A function: what the machine of that name says when it is booted on the emulated processor; see `interviews`."""
+    path = tmp_path_factory.mktemp("interviews") / "initrd.cpio"
+    archive = busybox_initramfs(busybox, INIT)
+    if LOADER.exists():
+        archive.file("/loader", LOADER.resolve(), 0o755)
+    archive.write(path)
+    kernels = {"cloud": cloud_kernel, "generic": generic_kernel}
+    return functools.cache(lambda name: interview(name, kernels[MACHINES[name][0]], path))

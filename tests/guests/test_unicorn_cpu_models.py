@@ -1,18 +1,11 @@
 """Debian's kernel and C library on the emulated processor see the CPU model that was configured, and no other."""
 
-from pathlib import Path
-
 import pytest
-from conversation import INIT, ask, complaints, greet
-
-import anyvisor
-from anyvisor.config import MachineConfig
-from anyvisor.initramfs import busybox_initramfs
+from conversation import complaints
+from interviews import LOADER
 
 pytestmark = pytest.mark.timeout(240)
 
-LOADER = Path("/lib64/ld-linux-x86-64.so.2")
-"""glibc's dynamic loader: a program that needs nothing else, and says which levels of x86-64 it would search for."""
 V2_FLAGS = {"pni", "ssse3", "sse4_1", "sse4_2", "cx16", "popcnt", "lahf_lm"}
 """What x86-64-v2 has beyond x86-64-v1, in the kernel's words."""
 BEYOND_V2 = {"aes", "pclmulqdq", "xsave", "movbe", "abm", "bmi1", "bmi2", "adx", "smep", "smap", "fsgsbase", "rdtscp"}
@@ -22,24 +15,17 @@ MODELS = {
     "x86-64-v2": ("anyvisor x86-64-v2", {"de", "pse36"} | V2_FLAGS, set()),
 }
 """A model's name for itself, flags that it must have, and flags that it must not; x86-64-v1 lies between these."""
+MACHINES = {"minimal": "no tables", "x86-64-v2": "cloud vmlinux"}
+"""The machine of `interviews` that has a model."""
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def seen(request, busybox, cloud_kernel, tmp_path_factory):
+@pytest.fixture(params=MODELS)
+def seen(request, interviewed):
     """A model's name, /proc/cpuinfo as a dictionary, what the loader says, and what the kernel complains of."""
     if not LOADER.exists():
         pytest.skip(f"to run this: install glibc, whose {LOADER} is run in the guest")
-    path = tmp_path_factory.mktemp("initrd") / "initrd.cpio"
-    archive = busybox_initramfs(busybox, INIT)
-    archive.file("/loader", LOADER.resolve(), 0o755)
-    archive.write(path)
-    config = MachineConfig(kernel=cloud_kernel.vmlinuz, initrd=path, memory="256M", cpu=request.param)
-    config = config.replace(command_line=f"{config.command_line} quiet 8250.nr_uarts=1")
-    with anyvisor.boot(config, backend="unicorn") as machine:
-        greet(machine, cloud_kernel.version)
-        info, levels, log = (ask(machine, each) for each in ("cat /proc/cpuinfo", "/loader --help", "dmesg"))
-    pairs = (line.split(":", 1) for line in info.splitlines() if ":" in line)
-    return request.param, {key.strip(): value.strip() for key, value in pairs}, levels, complaints(log.encode())
+    told = interviewed(MACHINES[request.param])
+    return request.param, told.processor, told.levels, complaints(told.log.encode())
 
 
 def test_the_kernel_sees_the_model_s_name_and_features_and_no_others(seen):

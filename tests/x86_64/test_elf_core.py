@@ -2,7 +2,6 @@
 
 import io
 import struct
-import time
 
 import attrs
 import pytest
@@ -121,6 +120,7 @@ def test_of_more_runs_than_an_elf_file_has_headers_for_the_smallest_are_left_out
 def test_zeros_are_holes_and_what_was_never_touched_is_not_read(tmp_path):
     with GuestMemory([Region(0, 512 * MIB)]) as memory:
         memory.write(300 * MIB, b"something")
+        memory.write(400 * MIB, b"what nobody is told of")
         (ram,) = memory
         looked_at = []
 
@@ -128,9 +128,7 @@ def test_zeros_are_holes_and_what_was_never_touched_is_not_read(tmp_path):
             looked_at.append(region)
             return [(300 * MIB, 300 * MIB + 4096)]
 
-        began = time.perf_counter()
         written = write_core(tmp_path / "core", [(ram.region, ram.view)], [RESET], touched=touched)
-        assert time.perf_counter() - began < 1
     status = (tmp_path / "core").stat()
     assert looked_at == [Region(0, 512 * MIB)]
     assert written.data_bytes == 4096

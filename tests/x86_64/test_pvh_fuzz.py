@@ -23,7 +23,8 @@ NOTES = note(b"GNU\0", 3, b"0123456789") + pvh_note(ENTRY + 4) + note(b"Xen\0", 
 SEGMENTS = ((ENTRY, b"\xf4" * 400, 0x4000), (ENTRY + 0x8000, b"data", 4096))
 ELVES = {bits: elf(SEGMENTS, notes=NOTES, bits=bits) for bits in (32, 64)}
 MEMORY_LIMIT_BYTES = 24 * MIB
-SECONDS = 5
+SECONDS = 30
+"""On however slow a machine; read again and again, they take minutes."""
 SETTINGS = settings(max_examples=100, deadline=2000)
 
 

