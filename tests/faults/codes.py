@@ -4,7 +4,7 @@ import struct
 
 from anyvisor.machine import Machine
 from faults.careful import LOADED
-from faults.fault import PROCESSORS, SVM, UNICORN, code
+from faults.fault import SVM, UNICORN, code
 from faults.places import ABOVE_RAM, NOWHERE
 from faults.planting import control
 
@@ -43,15 +43,19 @@ UNMAP_ALL = (                                              # mov %cr3, %rax; mov
 RECURSE = b"\xe8\xfb\xff\xff\xff"                          # call to itself
 RETURN_TO_ZEROS = b"\x68\x37\x13\0\0\xc3"                 # push $0x1337; ret
 LOAD_FLOAT = rax(MMIO) + b"\xdd\x00"                       # fldl (%rax)
+NESTED = b"\x48\x83\xec\x58\xe8\xf7\xff\xff\xff"             # sub $88, %rsp; call to it
+TOLD_PORT = b"\xba\x10\x05\0\0\xb0\x01\xee\xeb\xfd"        # mov $0x510, %edx; mov $1, %al; out; jmp to it
+TOLD_MMIO = rax(MMIO) + b"\xc6\x00\x01\xeb\xfb"             # movb $1, (%rax); jmp to it
+BRANCH = b"\x85\xc0\x74\0"                                  # test %eax, %eax; jz to what is behind it
+CLEAR_PAE = b"\x0f\x20\xe0\x24\xdf\x0f\x22\xe0"             # mov %cr4, %rax; and $0xdf, %al; mov %rax, %cr4
+FALSE_CR4 = b"\x0f\x20\xe0\x0d\0\0\0\x80\x0f\x22\xe0"      # mov %cr4, %rax; or $1 << 31, %eax; mov %rax, %cr4
 # fmt: on
 
 
+SAY_RETURN = 0x76
+"""How far into the kernel the RET stands of the function that prints a string."""
 SAY_JUMP = 0x6F
 """How far into the kernel the distance stands of the jump that ends the printing of a string."""
-
-
-RAN_FOR_LONG = "it has printed by then, and what has changed far from where it ends may be its own work"
-LOST = "the processor resets a vCPU that dies, and its code cannot be followed so far"
 
 
 def misdirect(machine: Machine) -> None:
@@ -59,13 +63,22 @@ def misdirect(machine: Machine) -> None:
     machine.memory.write(LOADED + SAY_JUMP, b"\x7f")
 
 
+def break_return(machine: Machine) -> None:
+    """The RET at the end of every string is what 64-bit mode has not from now on: by then it has printed one."""
+    machine.memory.write(LOADED + SAY_RETURN, b"\x06")
+
+
 def flip(machine: Machine) -> None:
     """A byte of the kernel changes after it was loaded: the CLD that it begins with, to what 64-bit mode has not."""
     machine.memory.write(LOADED, b"\x06")
 
 
-UNKNOWN = {SVM: ("unknown-exception", LOST)}
-
+BRANCHES = {
+    SVM: (
+        "unknown-exception",
+        "the processor resets a vCPU that dies, and its code cannot be followed beyond a branch that depends on flags",
+    )
+}
 CODES = (
     code("ud2", "UD2, and there is no IDT", UD2, "undefined-opcode"),
     code("idt-unmapped", "LIDT of what is not mapped, then UD2", LIDT_HERE + UD2 + idt(NOWHERE), "idt-bad"),
@@ -76,6 +89,7 @@ CODES = (
     code("jump-above-ram", "a jump to where no RAM is", rax(ABOVE_RAM) + TO_RAX, "executing-outside-ram"),
     code("store-nowhere", "a store to where nothing is mapped", STORE, "page-fault"),
     code("push-nowhere", "a push to where nothing is mapped", PUSH, "stack-not-mapped"),
+    code("ud2-behind-branch", "a branch, then UD2", BRANCH + UD2, "undefined-opcode", misnamed=BRANCHES),
     code("divide-by-zero", "a division by zero", DIVIDE, "divide-error"),
     code("sse-off", "SSE, and CR4.OSFXSR is clear", XORPS, "undefined-opcode", plant=control("cr4", osfxsr=False)),
     code("selector-beyond", "DS gets a selector beyond the GDT", rax(0x48) + LOAD_DS, "selector-beyond-gdt"),
@@ -92,14 +106,18 @@ CODES = (
         runs={UNICORN: "the engine executes it"},
     ),
     code("tables-zeroed", "it empties its page tables", UNMAP_ALL, "code-not-mapped"),
-    code("recursion", "it calls itself without end", RECURSE, "stack-not-mapped", misnamed=UNKNOWN),
+    code("port-told", "it writes to a port that nobody answers, for ever", TOLD_PORT, "writing-to-nobody"),
+    code("mmio-told", "it writes to MMIO where nobody answers, for ever", TOLD_MMIO, "writing-to-nobody"),
+    code("pae-cleared", "it clears CR4.PAE in long mode", CLEAR_PAE, "long-mode-needs-pae"),
+    code("cr4-refused", "it sets a bit of CR4 that does not exist", FALSE_CR4, "cr4-reserved"),
+    code("recursion", "it calls itself without end", RECURSE, "endless-recursion"),
+    code("recursion-deep", "the same, with variables on the stack", NESTED, "endless-recursion"),
     code(
         "bad-return",
         "a return to memory that is empty",
         RETURN_TO_ZEROS,
         "executing-zeros",
         "executing-data",
-        misnamed=UNKNOWN,
     ),
     code(
         "jump-damaged",
@@ -107,7 +125,13 @@ CODES = (
         b"",
         "code-damaged",
         tamper=misdirect,
-        misnamed=dict.fromkeys(PROCESSORS, ("executing-zeros", RAN_FOR_LONG)),
+    ),
+    code(
+        "byte-damaged-late",
+        "a byte of a function changes that has done its work",
+        b"",
+        "code-damaged",
+        tamper=break_return,
     ),
     code("byte-damaged", "a byte of the kernel changes after it was loaded", b"", "code-damaged", tamper=flip),
 )

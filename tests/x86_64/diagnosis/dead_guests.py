@@ -2,9 +2,10 @@
 
 import attrs
 
-from anyvisor.diagnosis import Evidence
+from anyvisor.diagnosis import Evidence, report
 from anyvisor.errors import GuestMemoryError
 from anyvisor.exits import Shutdown
+from anyvisor.flight import NotedExit
 from anyvisor.memory import MIB, Region
 from anyvisor.plan import Blob, BootPlan, VcpuPlan
 from anyvisor.x86_64.control import Rflags
@@ -18,6 +19,15 @@ RAM = Region(0, 4 * MIB, "RAM")
 CODE, STACK, PAGE_TABLES, GDT = 0x100000, 0x8FF0, 0x9000, 0x500
 UNMAPPED = 1 << 39
 """A linear address that the page tables do not map."""
+# fmt: off
+NOP, UD2, INT3 = b"\x90", b"\x0f\x0b", b"\xcc"
+PUSH = b"\x50"                              # push rax
+STORE = b"\x48\x89\x03"                     # mov [rbx], rax
+LOAD_DS = b"\x8e\xd8"                       # mov ds, eax
+DIVIDE = b"\xf7\xf1"                        # div ecx
+CLEAR_ECX = b"\x31\xc9"                     # xor ecx, ecx
+# fmt: on
+OUT = NotedExit("out", 0x80, 1, 0, CODE)
 RESET = {type(each): each for each in reset_states()}
 SREGS = attrs.evolve(
     enter(LONG, RESET[Sregs], page_table=PAGE_TABLES),
@@ -67,3 +77,10 @@ def dead(code, *, exit_=None, planned=None, written=None, regs=None, sregs=None,
         now={Regs: RESET[Regs], Sregs: RESET[Sregs]} if lost else now,
         **more,
     )
+
+
+def first(evidence):
+    """The name of the first cause, of a report without notes."""
+    made = report(evidence)
+    assert not made.notes
+    return made.likely.name

@@ -2,7 +2,23 @@
 
 import attrs
 import pytest
-from dead_guests import CODE, REGS, SREGS, STACK, UNMAPPED, dead, plan
+from dead_guests import (
+    CODE,
+    DIVIDE,
+    INT3,
+    LOAD_DS,
+    NOP,
+    OUT,
+    PUSH,
+    REGS,
+    STACK,
+    STORE,
+    UD2,
+    UNMAPPED,
+    dead,
+    first,
+    plan,
+)
 
 from anyvisor.diagnosis import report
 from anyvisor.exits import (
@@ -23,28 +39,11 @@ from anyvisor.x86_64.control import Cr4, Rflags
 from anyvisor.x86_64.state import Activity, DescriptorTable, MpState
 
 # fmt: off
-NOP, UD2, INT3 = b"\x90", b"\x0f\x0b", b"\xcc"
-PUSH = b"\x50"                              # push rax
-STORE = b"\x48\x89\x03"                     # mov [rbx], rax
-LOAD_DS = b"\x8e\xd8"                       # mov ds, eax
-DIVIDE = b"\xf7\xf1"                        # div ecx
-CLEAR_ECX = b"\x31\xc9"                     # xor ecx, ecx
 MOVAPS = b"\x0f\x28\xc1"                    # movaps xmm0, xmm1
-LIDT = b"\x0f\x01\x1c\x25\x20\x00\x10\x00"  # lidt [0x100020]
 FXSAVE = b"\x0f\xae\x03"                    # fxsave [rbx]
 # fmt: on
 EMULATION = InternalError(1, cause="an instruction could not be emulated")
 HUGE_IDT = DescriptorTable(UNMAPPED, 0xFFF)
-OUT = NotedExit("out", 0x80, 1, 0, CODE)
-
-
-def first(evidence):
-    """The name of the first cause, of a report without notes."""
-    made = report(evidence)
-    assert not made.notes
-    return made.likely.name
-
-
 HLT = b"\xf4\xeb\xfd"
 UNPACKER = HLT + bytes(64) + b" -- System halted\0"
 FAULTS = {
@@ -84,7 +83,7 @@ def test_what_the_processor_tells_of_the_exception_counts(name):
 
 
 def test_an_exception_that_nobody_could_foresee_is_believed():
-    found = report(dead(b"\x0f\x32", exit_=Shutdown((GuestException(13, 0, rip=CODE),)))).likely  # rdmsr
+    found = report(dead(b"\x0f\x01\xf9", exit_=Shutdown((GuestException(13, 0, rip=CODE),)))).likely  # rdtscp
     assert found.name == "general-protection"
     assert "error code 0x0" in " ".join(found.because)
 
@@ -93,59 +92,6 @@ def test_without_a_clue_the_report_says_so_and_what_would_help():
     found = report(dead(NOP * 8)).likely
     assert (found.name, found.weight) == ("unknown-exception", 20)
     assert "--backend unicorn" in found.remedy
-
-
-# -- state that the death destroyed ------------------------------------------------------------------------------------
-
-LOST = {
-    "undefined-opcode": (b"\xfa" + UD2, {}),                        # cli; ud2
-    "breakpoint": (b"\xeb\x00" + INT3, {}),                         # jmp over; int3
-    "page-fault": (b"\x48\xbb" + UNMAPPED.to_bytes(8, "little") + STORE, {}),  # mov rbx, ...
-    "selector-beyond-gdt": (b"\xb8\x58\0\0\0" + LOAD_DS, {}),       # mov eax, 0x58
-    "divide-error": (CLEAR_ECX + DIVIDE, {"planned": plan(CLEAR_ECX + DIVIDE, regs=attrs.evolve(REGS, rcx=1))}),
-    "code-not-mapped": (b"\x48\xb8" + UNMAPPED.to_bytes(8, "little") + b"\xff\xe0", {}),  # mov rax, ...; jmp rax
-    "stack-not-mapped": (b"\x48\xbc" + UNMAPPED.to_bytes(8, "little") + PUSH, {}),  # mov rsp, ...
-    "idt-bad": (LIDT + INT3 + bytes(0x17) + b"\xff\x0f" + UNMAPPED.to_bytes(8, "little"), {}),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", LOST)
-def test_of_a_state_that_is_lost_the_code_ahead_is_read(name):
-    code, more = LOST[name]
-    made = report(dead(code, lost=True, **more))
-    assert made.likely.name == name
-    assert (
-        made.likely.summary.startswith("the guest's ") if name == "idt-bad" else "on leads to a" in made.likely.summary
-    )
-    assert "the first instruction" in made.summary
-    assert "the hypervisor has reset the vCPU" in made.section("Registers").text
-
-
-def test_a_state_that_is_not_the_plans_is_of_the_last_entry():
-    before = {type(REGS): attrs.evolve(REGS, rip=CODE + 1), type(SREGS): SREGS}
-    assert "at the last entry it was at RIP 0x100001" in report(dead(NOP + UD2, lost=True, before=before)).summary
-    same = {type(REGS): REGS, type(SREGS): SREGS}
-    assert "at the first instruction it was at RIP 0x100000" in report(dead(UD2, lost=True, before=same)).summary
-
-
-def test_the_state_at_the_last_exit_is_nearer_than_the_first_instruction():
-    before = {type(REGS): attrs.evolve(REGS, rip=CODE + 0x40), type(SREGS): SREGS}
-    made = report(dead(DIVIDE.ljust(0x40, NOP) + UD2, lost=True, before=before, last_exits=(OUT,)))
-    assert made.likely.name == "undefined-opcode"
-    assert f"{CODE + 0x40:#x}" in made.summary
-    assert "the last exit before" in made.summary
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        b"\xec\x0f\xb6\xd8" + STORE,  # in al, dx; movzx ebx, al: nobody knows what it is then
-        b"\x74\x00" + UD2,  # jz: it may be taken or not
-        b"\xf4" + UD2,  # hlt
-    ],
-)
-def test_a_way_that_is_not_plain_is_not_followed(code):
-    assert first(dead(code, lost=True, regs={"rbx": UNMAPPED})) == "unknown-exception"
 
 
 # -- exits -------------------------------------------------------------------------------------------------------------
@@ -207,51 +153,6 @@ def test_a_panic_on_the_console_comes_first():
     assert "initrd" in found.remedy
 
 
-# -- damage ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_changed_byte_at_rip_is_told_with_what_was_loaded():
-    found = report(dead(NOP * 64, written={CODE + 8: b"\x06"}, regs={"rip": CODE + 8})).likely
-    assert found.name == "code-damaged"
-    assert found.because == ("loaded: 90 90 90 90 90 90 90 90", "found:  06 90 90 90 90 90 90 90")
-
-
-def test_code_that_the_guest_has_overwritten_altogether_is_no_damage():
-    assert first(dead(NOP * 64, written={CODE: UD2 * 32})) == "undefined-opcode"
-
-
-def test_a_guest_that_has_run_for_a_while_may_have_changed_its_own_code():
-    evidence = dead(NOP * 64, written={CODE: UD2}, last_exits=(OUT,))
-    names = [each.name for each in report(evidence).causes]
-    assert names == ["undefined-opcode", "code-damaged"]
-
-
-def test_a_changed_byte_anywhere_in_a_young_guests_code_is_told_behind_what_it_died_of():
-    code = UD2 + bytes(range(1, 255)) * 40
-    died_of, found = report(dead(code, written={CODE + 0x1234: b"\0"})).causes
-    assert died_of.name == "undefined-opcode"
-    assert found.name == "code-damaged"
-    assert f"{CODE + 0x1234:#x} (code+0x1234)" in found.summary
-
-
-@pytest.mark.parametrize("offset", [3, 40])
-def test_a_variable_beside_the_code_that_a_young_guest_has_written_is_not_what_it_died_of(offset):
-    code = NOP + UD2 + NOP * 80
-    found = dead(code, written={CODE + offset: b"\x05"}, regs={"rip": CODE + 1})
-    assert first(found) == "undefined-opcode"
-
-
-def test_a_changed_byte_on_the_way_from_the_entry_is_what_led_elsewhere():
-    code = NOP * 80 + b"\xeb\x7f" + NOP * 0x80
-    found = report(dead(code + UD2, written={CODE + 70: b"\x06"}, regs={"rip": CODE + len(code)})).likely
-    assert found.name == "code-damaged"
-    assert f"{CODE + 70:#x} (code+0x46)" in found.summary
-
-
-def test_a_variable_that_a_young_guest_has_written_is_no_damage():
-    assert first(dead(UD2 + bytes(0x4000), written={CODE + 0x1234: b"\x05"})) == "undefined-opcode"
-
-
 # -- checks ------------------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +167,15 @@ def test_once_the_guest_was_heard_of_its_first_state_is_of_no_interest():
     wrong = plan(UD2, regs=attrs.evolve(REGS, rflags=Rflags(0)))
     assert first(dead(UD2, planned=wrong)) == "rflags-fixed"
     assert first(dead(UD2, planned=wrong, last_exits=(OUT,))) == "undefined-opcode"
+
+
+@pytest.mark.parametrize(("last_exits", "first_cause"), [((), "cr4-reserved"), ((OUT,), "undefined-opcode")])
+def test_a_state_that_no_processor_lets_a_guest_have_is_a_rule_broken(last_exits, first_cause):
+    """An emulated one does. What is early counts more than what has been so for long."""
+    evidence = dead(UD2, sregs={"cr4": Cr4(0x80000020)}, last_exits=last_exits)
+    assert first(evidence) == first_cause
+    assert [each.check for each in report(evidence).findings] == ["cr4-reserved"]
+    assert report(attrs.evolve(evidence, exit=None)).findings == ()
 
 
 def test_a_sound_plan_fails_no_check():

@@ -59,6 +59,16 @@ GUESTS = {
         "polling-device",
         "vCPU 0 polls port 0x64 of i8042",
     ),
+    "writes to a port": (
+        b"\x66\xba\x99\x03\xee\xeb\xfd",  # mov dx, 0x399; out dx, al; jmp out
+        "writing-to-nobody",
+        "vCPU 0 only writes, to port 0x399, where no device is; ",
+    ),
+    "writes to memory that is none": (
+        b"\xb8\x00\x00\x00\xd0\x89\x08\xeb\xfc",  # mov eax, 0xd0000000; mov [rax], ecx; jmp mov
+        "writing-to-nobody",
+        "vCPU 0 only writes, to MMIO address 0xd0000000, where no device is; ",
+    ),
     "waits for an interrupt": (
         b"\xfb\xf4\xeb\xfd",  # sti; hlt; jmp hlt
         "halted-waiting",
@@ -204,3 +214,38 @@ def test_a_device_that_answers_now_so_and_now_so_is_told_apart_from_one_that_nev
     mixed = tuple(NotedExit("read", 0xD0000000, 4, value) for value in range(32))
     assert "the answer was 0x5 every time" in describe_hang(evidence(last_exits=same, watched_exits=32)).because[0]
     assert "answers differ" in describe_hang(evidence(last_exits=mixed, watched_exits=32)).because[0]
+
+
+PORT = ("port", 0x399)
+
+
+def told(values, *more, port=0x399):
+    return (*[NotedExit("out", port, 1, value) for value in values], *more)
+
+
+def of_writes(exits, unclaimed=(PORT,)):
+    return describe_hang(
+        evidence(last_exits=exits, watched_exits=len(exits), unclaimed=dict.fromkeys(unclaimed, 1000), rips=(0x1000,))
+    )
+
+
+def test_what_was_written_to_nobody_is_told():
+    text = told(b"." * 60 + b"nobody hears this")
+    assert "wrote 0x5 every time" in of_writes(told([5] * 100)).because[0]
+    assert "wrote this and that" in of_writes(told(range(100))).because[0]
+    assert of_writes(text).because[0].endswith(".nobody hears this'")
+
+
+@pytest.mark.parametrize(
+    ("exits", "unclaimed"),
+    [
+        (told([5] * 63), [PORT]),  # too few
+        (told([5] * 100, NotedExit("in", 0x399, 1, 0xFF)), [PORT]),  # it also reads
+        (told([5] * 100), []),  # a device takes it
+        (told([5] * 100, NotedExit("out", 0x3F8, 1, 5)), [PORT]),  # and this one
+        (tuple(NotedExit("out", 0x390 + at % 4, 1, 5) for at in range(100)), [("port", 0x390 + at) for at in range(4)]),
+    ],
+)
+def test_other_writes_are_none_to_nobody(exits, unclaimed):
+    found = of_writes(exits, unclaimed)
+    assert found is None or found.name != "writing-to-nobody"

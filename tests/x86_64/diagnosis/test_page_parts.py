@@ -5,7 +5,7 @@ import pytest
 from dead_guests import CODE, GDT, REGS, SREGS, STACK, UNMAPPED, dead, plan
 
 from anyvisor.diagnosis import report
-from anyvisor.exits import Shutdown
+from anyvisor.exits import GuestException, Shutdown
 from anyvisor.flight import NotedExit
 from anyvisor.memory import Region
 from anyvisor.plan import DeviceSpec
@@ -32,9 +32,20 @@ def test_registers_have_their_flags_spelled_out():
 
 
 def test_segments_that_are_alike_share_a_line():
-    assert "ss ds es fs gs  0x0018    0x0000000000000000  0xffffffff  0    data32 accessed|writable" in text(
-        dead(UD2), "Segments"
-    )
+    lines = text(dead(UD2), "Segments").splitlines()
+    assert lines[:3] == [
+        "                sel   base  limit       dpl  holds",
+        "cs              0x10  0x0   0xffffffff  0    code64 accessed|readable",
+        "ss ds es fs gs  0x18  0x0   0xffffffff  0    data32 accessed|writable",
+    ]
+
+
+def test_columns_are_as_wide_as_they_must_be_and_a_kernel_s_fit():
+    """Linux has a base in GS and TR, and its data segments are null."""
+    null = SegmentRegister(selector=0, unusable=True)
+    high = {"gs": attrs.evolve(null, base=0xFFFF888007C00000), "tr": attrs.evolve(SREGS.tr, base=0xFFFFFE0000003000)}
+    evidence = dead(UD2, sregs={"ds": null, "es": null, "fs": null, **high})
+    assert max(map(len, text(evidence, "Segments").splitlines())) <= 78
 
 
 def test_a_selector_is_compared_with_the_gdt_in_memory():
@@ -54,7 +65,7 @@ def test_a_selector_is_compared_with_the_gdt_in_memory():
 
 def test_a_segment_that_no_descriptor_can_say_is_shown_all_the_same():
     both = attrs.evolve(SREGS.cs, db=True)
-    assert "codeL and D! accessed|readable|executable" in text(dead(UD2, sregs={"cs": both}), "Segments")
+    assert "codeL and D! accessed|readable" in text(dead(UD2, sregs={"cs": both}), "Segments")
 
 
 def test_page_walks_are_those_of_rip_rsp_and_cr2():
@@ -70,6 +81,13 @@ def test_code_is_shown_around_rip():
     assert shown[0] == "around 0x100004 (code+0x4)"
     assert next(line for line in shown if line.startswith("->")).split()[:4] == ["->", "0x100004", "0f", "0b"]
     assert shown[1].startswith("   0x100000")  # nothing of what lies before the piece
+
+
+def test_of_zeros_a_few_are_enough():
+    shown = text(dead(UD2), "Code").splitlines()
+    assert shown[-1] == "   ... and more zeros"
+    assert len(shown) == 5
+    assert "more zeros" not in text(dead(UD2, regs={"rip": CODE + 0x100}), "Code")
 
 
 def test_code_that_is_not_there_is_said_so():
@@ -104,6 +122,14 @@ def test_last_exits_name_their_devices_and_tell_runs_once():
     assert shown[1].endswith("com1  (5 times)")
     assert shown[2].endswith("nobody answers")
     assert shown[3].startswith("exit: triple fault")
+
+
+def test_a_long_exit_takes_several_lines():
+    told = Shutdown((GuestException(6, rip=CODE, name="#UD"), GuestException(13, reason="IDT entry 6 is beyond it")))
+    evidence = dead(UD2, exit_=told, last_exits=(NotedExit("exit", exit=told),), exit_count=1)
+    shown = text(evidence, "Last exits").splitlines()
+    assert len(shown) > 1 and max(map(len, shown)) <= 78
+    assert " ".join(line.strip() for line in shown) == f"exit: {told.describe()}"
 
 
 def test_the_console_and_its_last_lines_are_there():

@@ -219,4 +219,39 @@ MSRS = [
         long(msrs={Msr.APIC_BASE: 0xFEE00C00}, cpuid=TABLE.with_(Feature.X2APIC)),
     ),
 ]  # fmt: skip
-CASES = [*CONTROL, *SEGMENTS, *FLAGS_AND_EVENTS, *MSRS]
+EXTENSIONS = [
+    case(
+        "debugctl-reserved", INTEL, "IA32_DEBUGCTL", "IA32_DEBUGCTL 0x9 (LBR|0x8)",
+        long(msrs={Msr.DEBUGCTL: 9}), long(msrs={Msr.DEBUGCTL: 0xFFC7}),
+    ),
+    case(
+        "debugctl-reserved", INTEL, "IA32_DEBUGCTL", "IA32_DEBUGCTL 0x10000 (0x10000)",
+        long(msrs={Msr.DEBUGCTL: 1 << 16}), long(msrs={Msr.DEBUGCTL: 0}),
+    ),
+    case(
+        "cet-is-valid", BOTH, "IA32_S_CET", "(SHADOW_STACK|0x40)",
+        long(msrs={Msr.S_CET: 0x41}), long(msrs={Msr.S_CET: 0x43F, Msr.U_CET: 0x83F}),
+    ),
+    case("cet-is-valid", BOTH, "IA32_U_CET", "0xc00", long(msrs={Msr.U_CET: 0xC00}), long(msrs={Msr.U_CET: 0x800})),
+    case(
+        "cet-is-valid", BOTH, "IA32_S_CET", "0x800000000004",
+        long(msrs={Msr.S_CET: HOLE | 4}), long(msrs={Msr.S_CET: HOLE | 4}, cpuid=WIDE),
+    ),
+    case(
+        "shadow-stacks-are-addresses", BOTH, "IA32_PL0_SSP", "0x1002",
+        long(msrs={Msr.PL0_SSP: 0x1002}), long(msrs={Msr.PL0_SSP: 0x1004}),
+    ),
+    case(
+        "shadow-stacks-are-addresses", BOTH, "IA32_INTERRUPT_SSP_TABLE", "0x800000000000",
+        long(msrs={Msr.INTERRUPT_SSP_TABLE: HOLE}), long(msrs={Msr.INTERRUPT_SSP_TABLE: 0x1002}),
+    ),
+    case(
+        "bndcfgs-is-valid", INTEL, "IA32_BNDCFGS", "(ENABLED|0x4)",
+        long(msrs={Msr.BNDCFGS: 5}), long(msrs={Msr.BNDCFGS: 0x1003}),
+    ),
+    case(
+        "bndcfgs-is-valid", INTEL, "IA32_BNDCFGS", "0x800000000001",
+        long(msrs={Msr.BNDCFGS: HOLE | 1}), long(msrs={Msr.BNDCFGS: 2**64 - HOLE | 1}),
+    ),
+]  # fmt: skip
+CASES = [*CONTROL, *SEGMENTS, *FLAGS_AND_EVENTS, *MSRS, *EXTENSIONS]

@@ -4,6 +4,7 @@ import pytest
 from entry_cases import CASES
 from entry_states import plan_of, states
 
+from anyvisor.errors import GuestMemoryError
 from anyvisor.finding import Severity
 from anyvisor.memory import MIB, Region
 from anyvisor.plan import Blob, BootPlan, VcpuPlan
@@ -15,7 +16,7 @@ from anyvisor.x86_64.msrs import Msr
 from anyvisor.x86_64.state import Regs, Sregs, VcpuEvents
 
 BY_NAME = {check.name: check for check in CHECKS}
-PDPTES = "pdptes-are-valid"
+PDPTES, TR = "pdptes-are-valid", "tr-is-busy"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.check}: {case.found}")
@@ -57,6 +58,14 @@ def test_both_manuals_are_named_where_both_makers_look_and_the_finding_reads_as_
     )
     (live,) = check_states(states(cr4=Cr4(0)))
     assert (live.subject, live.vcpu) == ("CR4", None)
+
+
+@pytest.mark.parametrize(("rules", "selector", "wanted"), [(None, 0, []), (None, 8, [TR]), ("intel", 0, [TR])])
+def test_in_long_mode_the_task_of_init_is_fine_until_another_is_loaded(rules, selector, wanted):
+    """As an AMD's has it in a processor that the first has started; seen while a Linux boots."""
+    found = states(tr={"type": 3, "selector": selector, "limit": 0xFFFF, "g": False})
+    assert [each.check for each in check_states(found, rules=rules)] == wanted
+    assert [each.check for each in check_plan(plan_of(found))] == [TR]
 
 
 def test_there_are_no_rules_of_other_makers():
@@ -111,6 +120,16 @@ def test_the_top_table_of_pae_paging_has_no_reserved_bits(entry, wrong):
     assert [(each.check, each.found) for each in findings] == [(PDPTES, f"PDPTE 2 {entry:#x}")] * bool(wrong)
     assert all(f"reserved bits {wrong:#x} " in each.problem for each in findings)
     assert check_states(states(**PAE_PAGING)) == []  # memory is not among the states
+    live = check_states(states(**PAE_PAGING), read=plan_of({}, table).read)
+    assert [(each.check, each.found) for each in live] == [(each.check, each.found) for each in findings]
+    assert all("in memory, from where MOV to CR3 and VM entry load it" in each.problem for each in live)
+
+
+def test_of_a_live_processor_a_table_that_is_in_no_ram_says_nothing():
+    def read(address, size_bytes):
+        raise GuestMemoryError("no RAM")
+
+    assert check_states(states(**PAE_PAGING), read=read) == []
 
 
 def test_other_paging_has_no_such_table():

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from anyvisor.diagnosis.evidence import Evidence
 from anyvisor.diagnosis.report import Cause
-from anyvisor.exits import Exit, Halted
+from anyvisor.exits import Halted
 from anyvisor.finding import Finding
 from anyvisor.section import Section
 from anyvisor.states import VcpuState
@@ -22,7 +22,11 @@ from anyvisor.x86_64.diagnosis import (
     causes_exits,
     causes_faults,
     causes_memory,
+    causes_misled,
+    causes_real_mode,
+    causes_recursion,
     causes_unpacking,
+    causes_zeros,
     exits,
     hangs,
     memory_sections,
@@ -40,7 +44,11 @@ CAUSES = (
     *causes_checks.CAUSES,
     *causes_faults.CAUSES,
     *causes_memory.CAUSES,
+    *causes_zeros.CAUSES,
+    *causes_real_mode.CAUSES,
     *causes_damage.CAUSES,
+    *causes_misled.CAUSES,
+    *causes_recursion.CAUSES,
     *causes_exits.CAUSES,
     *hangs.CAUSES,
     *causes_unpacking.CAUSES,
@@ -52,17 +60,18 @@ CAUSES = (
 def summary(evidence: Evidence) -> str:
     """What happened and where, in a sentence."""
     scene = Scene(evidence)
-    what = _what(evidence.exit) + _waiting(evidence)
+    what = _what(scene) + _waiting(evidence)
     if scene.rip is None:
         return f"vCPU {evidence.vcpu} {what}"
     since = f"; at {evidence.since} it was" if evidence.since else ","
-    return f"vCPU {evidence.vcpu} {what}{since} at RIP {scene.place(scene.rip)}, in {_mode(scene)}"
+    return f"vCPU {evidence.vcpu} {what}{since} at RIP {scene.here}, in {_mode(scene)}"
 
 
-def _what(exit_: Exit | None) -> str:
+def _what(scene: Scene) -> str:
+    exit_ = scene.evidence.exit
     if isinstance(exit_, Halted):
         return "has halted for good"
-    return f"died: {exit_.describe()}" if exit_ else "is looked at"
+    return f"died: {exits.told(scene, exit_)}" if exit_ else "is looked at"
 
 
 def _waiting(evidence: Evidence) -> str:
@@ -100,7 +109,7 @@ def sections(evidence: Evidence) -> list[Section]:
         *segments(scene),
         *memory_sections.page_walks(scene),
         *memory_sections.stack(scene),
-        *exits.last_exits(evidence),
+        *exits.last_exits(scene),
         *exits.console(evidence),
         *exits.silent_log(scene),
     ]

@@ -9,15 +9,8 @@ import attrs
 from anyvisor.diagnosis.report import Cause
 from anyvisor.exits import InternalError, Shutdown
 from anyvisor.memory import PAGE_BYTES
-from anyvisor.x86_64.diagnosis.ahead import look_ahead
 from anyvisor.x86_64.diagnosis.exceptions import (
     BP,
-    DB,
-    DE,
-    DF,
-    GP,
-    NM,
-    NP,
     PF,
     SS,
     UD,
@@ -26,9 +19,11 @@ from anyvisor.x86_64.diagnosis.exceptions import (
     gate,
     is_own_idt,
 )
-from anyvisor.x86_64.diagnosis.faults import FETCH, Fault, fault_at
+from anyvisor.x86_64.diagnosis.fault import FETCH, Fault
+from anyvisor.x86_64.diagnosis.fault_names import NAMES, REMEDIES
+from anyvisor.x86_64.diagnosis.faults import fault_at
 from anyvisor.x86_64.diagnosis.scene import Scene
-from anyvisor.x86_64.exceptions import describe_error_code
+from anyvisor.x86_64.diagnosis.sights import Sight, sight_of
 
 SEEN, GUESSED = 88, 82
 """How strongly an exception speaks that was told or seen, and one that the code leads to."""
@@ -40,50 +35,14 @@ EXCEPTIONS = 32
 RESET = 93
 NEAR_STACK_BYTES = 256
 MANUAL = "SDM Vol. 3, 6.15; APM Vol. 2, 8.2"
-NAMES = {
-    DE: "divide-error",
-    DB: "debug-exception",
-    BP: "breakpoint",
-    UD: "undefined-opcode",
-    NM: "device-not-available",
-    NP: "segment-not-present",
-    SS: "stack-fault",
-    GP: "general-protection",
-    PF: "page-fault",
-}
-REMEDIES = {
-    "undefined-opcode": "look at the code below: is it what you meant to run, built for this mode and this CPU model "
-    "(CPUID)? A UD2 is a failed assertion of the guest's own",
-    "page-fault": "map that address in the page tables, or find out where the guest got it from",
-    "entry-not-mapped": "map the entry in anyvisor_page_tables, or enter the kernel at an address that is mapped",
-    "stack-not-mapped": "point RSP at mapped RAM in anyvisor_registers, with room below it",
-    "jump-to-zero": "look for a null function pointer or a return from an empty stack: the stack below says who called",
-    "code-not-mapped": "find out how it got there: a bad jump, a return from a broken stack, or page tables that "
-    "do not map the code that switched to them",
-    "selector-beyond-gdt": "make GDTR's limit the GDT's size in bytes less one (Gdt.limit_bytes), and put the "
-    "descriptor into the table",
-    "bad-selector": "put a present descriptor of the right kind at that selector of the GDT",
-}
 OTHERWISE = "give the guest a handler before this can happen, or keep it from happening: the code below shows where"
-
-
-@attrs.frozen
-class Sight:
-    """An exception as it was seen, with the scene in which it is raised.
-
-    `since` is for one that is not sure: what state its way was followed from.
-    """
-
-    scene: Scene
-    fault: Fault
-    since: str = ""
 
 
 def triple_fault(scene: Scene) -> Iterator[Cause]:
     """The exception of a shutdown, and a table of the guest's own that cannot deliver it."""
     if not isinstance(scene.evidence.exit, Shutdown):
         return
-    sight = _told(scene) or _seen(scene)
+    sight = sight_of(scene)
     if sight is None:
         yield from _unknown(scene)
         return
@@ -109,35 +68,6 @@ def undelivered(scene: Scene) -> Iterator[Cause]:
         yield _exception(sight, f"nothing handles it: {problem}")
 
 
-def _told(scene: Scene) -> Sight | None:
-    """The first exception that the hypervisor tells of."""
-    exit_ = scene.evidence.exit
-    told = [each for each in exit_.exceptions if each.vector != DF] if isinstance(exit_, Shutdown) else []
-    if not told or scene.rip is None:
-        return None
-    first = told[0]
-    rip = scene.rip if first.rip is None else first.rip
-    seen = fault_at(scene, rip)
-    if seen and seen.vector == first.vector and first.address in (None, seen.address):
-        return Sight(scene, seen)
-    about = "" if first.address is None else f" for {first.address:#x}"
-    words = "" if first.error_code is None else describe_error_code(first.vector, first.error_code, first.address)
-    code = "" if first.error_code is None else f", error code {first.error_code:#x}" + f" ({words})" * bool(words)
-    why = f"the processor raised it at RIP {scene.place(rip)}{about}{code}"
-    access = FETCH if first.address == rip else ""
-    return Sight(scene, Fault(first.vector, rip, why, first.address, access))
-
-
-def _seen(scene: Scene) -> Sight | None:
-    """The exception that registers and memory lead to."""
-    if scene.rip is None:
-        return None
-    if not scene.evidence.is_lost and (fault := fault_at(scene, scene.rip)):
-        return Sight(scene, fault)
-    end = look_ahead(scene) if scene.evidence.is_lost else None
-    return Sight(end.scene, end.fault, scene.evidence.since) if end and end.fault else None
-
-
 def _exception(sight: Sight, undelivered: str) -> Cause:
     fault, scene = sight.fault, sight.scene
     name = _name(scene, fault)
@@ -148,7 +78,7 @@ def _exception(sight: Sight, undelivered: str) -> Cause:
         name=name,
         summary=f"{what} {an_exception(fault.vector)} at {at}",
         because=tuple(filter(None, (fault.why, undelivered, hedge))),
-        remedy=REMEDIES.get(name, OTHERWISE),
+        remedy=fault.remedy or REMEDIES.get(name, OTHERWISE),
         section=MANUAL,
         weight=GUESSED if sight.since else SEEN,
     )
@@ -156,6 +86,8 @@ def _exception(sight: Sight, undelivered: str) -> Cause:
 
 def _name(scene: Scene, fault: Fault) -> str:
     """What kind of a fault it is, more exactly than its vector says."""
+    if fault.check:
+        return fault.check
     if fault.selector is not None:
         return "selector-beyond-gdt" if "beyond" in fault.why else "bad-selector"
     if fault.vector == PF and fault.access == FETCH:
@@ -223,7 +155,7 @@ def _bad_idt(sight: Sight, problem: str) -> Cause:
 def _unknown(scene: Scene) -> Iterator[Cause]:
     """An exception that nothing is seen of."""
     because = []
-    end = look_ahead(scene) if scene.evidence.is_lost else None
+    end = scene.ahead
     if end:
         code = scene.read(end.rip, 8).hex(" ")
         because = [

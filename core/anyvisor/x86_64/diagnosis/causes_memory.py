@@ -9,13 +9,10 @@ from anyvisor.exits import Exit, Halted
 from anyvisor.memory import PAGE_BYTES, Region
 from anyvisor.x86_64.boot_checks.scene import LINUX
 from anyvisor.x86_64.diagnosis.scene import Scene
-from anyvisor.x86_64.firmware_tables import READ_ERRORS
-from anyvisor.x86_64.handed_over import find_handed_over
+from anyvisor.x86_64.firmware_tables import READ_ERRORS, Firmware
 from anyvisor.x86_64.modes import REAL
 from anyvisor.x86_64.page_walk import Walk
 from anyvisor.x86_64.paging_modes import paging_of
-
-ZEROS = bytes(16)
 
 
 def has_died(exit_: Exit | None) -> bool:
@@ -100,7 +97,7 @@ def handed_over(scene: Scene) -> Iterator[Cause]:
     yield Cause(
         name="executing-data",
         summary=f"the guest executes the {region.name} as if it were code, at {scene.place(scene.rip)}",
-        because=(f"the {region.name} lies at {region.start:#x}-{region.end - 1:#x}, and was given to it to be read",),
+        because=(f"the {region.name} lies at {region.start:#x}-{region.end - 1:#x}, and is there to be read",),
         remedy="find out how it got there: a bad jump, a return from a broken stack, or a run through memory that is "
         "empty up to here",
         weight=92,
@@ -108,46 +105,33 @@ def handed_over(scene: Scene) -> Iterator[Cause]:
 
 
 def _to_read(scene: Scene) -> Iterator[Region]:
+    """What the guest was given to be read."""
+    firmware = Firmware(scene.evidence.plan)
+    for find in (_handed_over, _acpi_tables):
+        try:
+            found = [*find(firmware)]
+        except READ_ERRORS:  # too broken to be told from code
+            continue
+        yield from found
+
+
+def _handed_over(firmware: Firmware) -> Iterator[Region]:
     """What the boot protocol hands over, with what it leads to."""
-    try:
-        told = find_handed_over(scene.evidence.plan)
-    except READ_ERRORS:  # too broken to be told from code
-        return
+    told = firmware.handed_over
     if told:
         yield told.place
         yield Region(told.command_line_address, len(told.command_line), "command line")
         yield from (each for each in told.initrds if told.protocol == LINUX)  # a module may be code
 
 
-def zeros(scene: Scene) -> Iterator[Cause]:
-    """RIP is among zeros, or the guest ran through them to where memory ends."""
-    if scene.rip is None or scene.evidence.is_lost or not (has_died(scene.evidence.exit) or scene.evidence.rips):
-        return
-    here, before = scene.read(scene.rip, 16), _before(scene, scene.rip)
-    if here == ZEROS:
-        what = f"the guest executes zeros at {scene.place(scene.rip)}: no code is there"
-    elif before == ZEROS and here[:2] in (b"", bytes(2)):
-        what = f"the guest ran through zeros up to {scene.rip:#x}"
-    else:
-        return
-    started = "" if scene.entry is None else f"it was started at {scene.place(scene.entry)}"
-    yield Cause(
-        name="executing-zeros",
-        summary=what,
-        because=tuple(filter(None, ("zeros are the instruction ADD [RAX], AL, over and over", started))),
-        remedy="check the entry address against the image, and that the image is loaded there; else look for a bad "
-        "jump or return",
-        weight=92,
-    )
-
-
-def _before(scene: Scene, rip: int) -> bytes:
-    """The bytes before RIP."""
-    return scene.read(rip - len(ZEROS), len(ZEROS)) if rip >= len(ZEROS) else b""
+def _acpi_tables(firmware: Firmware) -> Iterator[Region]:
+    for each in firmware.acpi.placed if firmware.acpi else ():
+        data = each.table.to_bytes()
+        yield Region(each.address, len(data), f"ACPI table {data[:4].decode('latin-1')}")
 
 
 def _ram(scene: Scene) -> str:
     return ", ".join(str(each) for each in scene.evidence.plan.ram)
 
 
-CAUSES = (page_tables, outside_ram, not_code, handed_over, zeros)
+CAUSES = (page_tables, outside_ram, not_code, handed_over)

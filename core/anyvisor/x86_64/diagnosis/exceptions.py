@@ -16,6 +16,8 @@ from anyvisor.x86_64.exceptions import exception_kind
 from anyvisor.x86_64.modes import LONG, REAL
 
 DE, DB, BP, UD, NM, DF, NP, SS, GP, PF = 0, 1, 3, 6, 7, 8, 11, 12, 13, 14
+WITHOUT_NOUN = (NM, 10, NP, GP)
+"""What the manual names after what is wrong, so that it takes a noun in a sentence."""
 GATE_BYTES = {LONG: 16, REAL: 4}
 INTERRUPT_GATE, TRAP_GATE, TASK_GATE = 0xE, 0xF, 0x5
 GATES_16 = (0x6, 0x7)
@@ -24,7 +26,8 @@ GATES_16 = (0x6, 0x7)
 def exception_name(vector: int) -> str:
     """What the manual calls it: `page fault (#PF)`."""
     kind = exception_kind(vector)
-    return f"{kind.name} ({kind.mnemonic})" if kind.mnemonic else kind.name
+    name = f"{kind.name} exception" if vector in WITHOUT_NOUN else kind.name
+    return f"{name} ({kind.mnemonic})" if kind.mnemonic else name
 
 
 def an_exception(vector: int) -> str:

@@ -3,28 +3,60 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Iterator
 
+import attrs
+
 from anyvisor.diagnosis.evidence import Evidence
+from anyvisor.exits import Exit, Shutdown
 from anyvisor.flight import NotedExit
 from anyvisor.plan import DeviceSpec
 from anyvisor.section import Section
 from anyvisor.x86_64.diagnosis.scene import Scene
 
+COLUMNS = 76
+"""How wide a line may be, with room for its indent."""
 SHOWN = 16
 """As many lines of exits as are shown."""
 
 
-def last_exits(evidence: Evidence) -> Iterator[Section]:
+def told(scene: Scene, exit_: Exit) -> str:
+    """An exit in words, with linear addresses: an exception's RIP counts from the start of the code segment."""
+    if not isinstance(exit_, Shutdown):
+        return exit_.describe()
+    first = (attrs.evolve(each, rip=_linear(scene, each.rip)) for each in exit_.exceptions)
+    return attrs.evolve(exit_, exceptions=tuple(first)).describe()
+
+
+def _linear(scene: Scene, rip: int | None) -> int | None:
+    return None if rip is None else scene.code_address(rip)
+
+
+def last_exits(scene: Scene) -> Iterator[Section]:
     """The last exits, the oldest first, with the device that answers; runs of the same one are told once."""
+    evidence = scene.evidence
     if not evidence.last_exits:
         return
     runs = [(each, len(list(same))) for each, same in itertools.groupby(evidence.last_exits)]
     shown = runs[-SHOWN:]
-    lines = [f"{each}{_answered(evidence, each)}" + f"  ({count} times)" * (count > 1) for each, count in shown]
+    lines = [
+        line for each, count in shown for line in _wrapped(_words(scene, each) + f"  ({count} times)" * (count > 1))
+    ]
     before = evidence.exit_count - sum(count for _, count in shown)
     lines[:0] = [f"... and {before} before"] if before > 0 else []
     yield Section("Last exits", "\n".join(lines), evidence.last_exits)
+
+
+def _words(scene: Scene, noted: NotedExit) -> str:
+    return f"{noted}{_answered(scene.evidence, noted)}" if noted.exit is None else f"exit: {told(scene, noted.exit)}"
+
+
+def _wrapped(line: str) -> list[str]:
+    """The line in as many as it takes."""
+    return (
+        textwrap.wrap(line, COLUMNS, subsequent_indent="  ", break_on_hyphens=False) if len(line) > COLUMNS else [line]
+    )
 
 
 def console(evidence: Evidence) -> Iterator[Section]:
@@ -50,8 +82,6 @@ def panic(evidence: Evidence) -> Iterator[Section]:
 
 def _answered(evidence: Evidence, noted: NotedExit) -> str:
     """Which device answers there."""
-    if noted.exit is not None:
-        return ""
     spec = device_at(evidence, *noted.place)
     if spec:
         return f"  {spec.name}"

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import attrs
-
+from anyvisor.x86_64.diagnosis.control_faults import MOV_TO_CONTROL, RDMSR, WRMSR, refused_write
 from anyvisor.x86_64.diagnosis.exceptions import BP, DB, DE, GP, NM, NP, PF, SS, UD
+from anyvisor.x86_64.diagnosis.fault import FETCH, READ, WRITE, Fault
 from anyvisor.x86_64.diagnosis.instruction import (
     INVALID_64,
     REGISTERS,
@@ -28,7 +28,6 @@ from anyvisor.x86_64.modes import LONG, REAL
 from anyvisor.x86_64.paging_modes import LOW_32, paging_of
 from anyvisor.x86_64.state import SegmentRegister
 
-FETCH, READ, WRITE = "fetch", "read", "write"
 PUSHES = frozenset((*range(0x50, 0x58), 0x68, 0x6A, 0xE8, 0x9C, 0x0FA0, 0x0FA8))
 POPS = frozenset((*range(0x58, 0x60), 0xC2, 0xC3, 0xCA, 0xCB, 0xCF, 0x8F, 0x9D, 0x0FA1, 0x0FA9))
 STRING_READS = frozenset((0xA4, 0xA5, 0xA6, 0xA7, 0xAC, 0xAD, 0x6E, 0x6F))
@@ -36,24 +35,11 @@ STRING_WRITES = frozenset((0xA4, 0xA5, 0xAA, 0xAB, 0x6C, 0x6D))
 NO_ACCESS = frozenset((0x8D, 0x0F1F, 0x0F0D, 0x0F18))
 """LEA, NOP and prefetches name memory that they do not touch."""
 WRITES = frozenset((0x88, 0x89, 0x8C, 0xC6, 0xC7, 0x0F11, 0x0F29, 0x0F7F))
+PRIVILEGED = {
+    0xF4: "HLT", 0x0F06: "CLTS", 0x0F08: "INVD", 0x0F09: "WBINVD", WRMSR: "WRMSR", RDMSR: "RDMSR",
+    MOV_TO_CONTROL: "MOV to a control register", 0x0F20: "MOV from a control register",
+}  # fmt: skip
 UNDEFINED = {0x0F0B: "UD2", 0x0FB9: "UD1", 0x0FFF: "UD0"}
-
-
-@attrs.frozen
-class Fault:
-    """An exception: its vector, the instruction's linear address, and `why` in a sentence.
-
-    `address` is the linear address of the memory that it is about, and `access` what was done there; `stack` when that
-    was by the stack pointer. `selector` is the selector that could not be loaded.
-    """
-
-    vector: int
-    rip: int
-    why: str
-    address: int | None = None
-    access: str = ""
-    stack: bool = False
-    selector: int | None = None
 
 
 def fault_at(scene: Scene, rip: int) -> Fault | None:
@@ -119,8 +105,8 @@ def _interrupts(scene: Scene, rip: int, instruction: Instruction) -> Iterator[Fa
     elif instruction.opcode == 0xCD:
         vector = instruction.immediate & 0xFF
         yield Fault(vector, rip, f"the instruction is INT {vector:#x}")
-    elif instruction.opcode == 0xF4 and scene.sregs and scene.sregs.cs.selector & 3 and scene.mode != REAL:
-        yield Fault(GP, rip, "HLT is for the kernel only, and the privilege level is 3")
+    elif (name := PRIVILEGED.get(instruction.opcode)) and scene.sregs and scene.sregs.ss.dpl and scene.mode != REAL:
+        yield Fault(GP, rip, f"{name} is for the kernel only, and the privilege level is {scene.sregs.ss.dpl}")
 
 
 def _memory(scene: Scene, rip: int, instruction: Instruction) -> Iterator[Fault]:
@@ -222,7 +208,7 @@ def _division(scene: Scene, rip: int, instruction: Instruction) -> Iterator[Faul
 
 
 LOOKS: tuple[Callable[[Scene, int, Instruction], Iterator[Fault]], ...] = (
-    _undefined, _sse, _interrupts, _stack, _memory, _strings, _selectors, _division,
+    _undefined, _sse, _interrupts, _stack, _memory, _strings, _selectors, _division, refused_write,
 )  # fmt: skip
 """What is looked at, in the processor's order as far as it matters."""
 

@@ -1,4 +1,4 @@
-"""Why an x86_64 guest goes nowhere: it waits, polls or spins. One judge for a guest that ended so, and for a live one.
+"""Why an x86_64 guest goes nowhere: it waits, polls, writes or spins. One judge for one that ended so, and a live one.
 
 A guest that was watched (see `anyvisor.diagnosis.live.watch`) tells more: where its RIP was, and what exits it made
 meanwhile. Of one that was not there are only its last state and its last exits.
@@ -15,9 +15,10 @@ from anyvisor.x86_64.diagnosis.halts import halted, not_started
 from anyvisor.x86_64.diagnosis.polls import polling
 from anyvisor.x86_64.diagnosis.scene import Scene
 from anyvisor.x86_64.diagnosis.spins import spinning
+from anyvisor.x86_64.diagnosis.writes import writing
 from anyvisor.x86_64.state import Regs
 
-JUDGES = (not_started, halted, polling, spinning)
+JUDGES = (not_started, halted, polling, writing, spinning)
 """The first that has something to say is right."""
 
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from anyvisor.section import Section
 from anyvisor.x86_64.diagnosis.scene import Scene
-from anyvisor.x86_64.disassembly import around
+from anyvisor.x86_64.disassembly import Instruction, around
 from anyvisor.x86_64.paging_modes import paging_of
 
 STACK_WORDS = 16
+ZEROS_SHOWN = 2
 ARROW, NO_ARROW = "-> ", "   "
 
 
@@ -19,9 +20,21 @@ def code(scene: Scene) -> Iterator[Section]:
     if scene.rip is None:
         return
     found = around(scene.read, scene.rip, scene.bits, start=scene.function_start(scene.rip))
-    lines = [(ARROW if each.address == scene.rip else NO_ARROW) + str(each) for each in found]
+    lines = [line for is_empty, run in itertools.groupby(found, _is_zeros) for line in _lines(scene, [*run], is_empty)]
     place = scene.place(scene.rip)
     yield Section("Code", "\n".join([f"around {place}", *lines]) if lines else f"no code can be read at {place}", found)
+
+
+def _is_zeros(instruction: Instruction) -> bool:
+    return not any(instruction.code)
+
+
+def _lines(scene: Scene, run: list[Instruction], is_empty: bool) -> Iterator[str]:
+    """Instructions, a line each; of zeros the first few are enough."""
+    shown = run[:ZEROS_SHOWN] if is_empty and all(each.address != scene.rip for each in run[ZEROS_SHOWN:]) else run
+    yield from ((ARROW if each.address == scene.rip else NO_ARROW) + str(each) for each in shown)
+    if len(shown) < len(run):
+        yield f"{NO_ARROW}... and more zeros"
 
 
 def page_walks(scene: Scene) -> Iterator[Section]:

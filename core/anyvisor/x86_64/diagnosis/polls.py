@@ -60,7 +60,7 @@ def _nobody(evidence: Evidence, place: tuple[str, int], seen: str) -> Cause:
     times = evidence.unclaimed[place]
     return Cause(
         "polling-nobody",
-        f"vCPU {evidence.vcpu} polls {_words(place)}, which no device answers, {times} times so far",
+        f"vCPU {evidence.vcpu} polls {place_words(place)}, which no device answers, {times} times so far",
         (seen, "what no device answers reads as all ones"),
         "add a device that answers there (anyvisor_devices), or tell the kernel that there is none",
         weight=WATCHED if evidence.rips else POLLED_AND_DIED if has_died else ENDED,
@@ -71,14 +71,15 @@ def _device(evidence: Evidence, place: tuple[str, int], seen: str) -> Cause:
     device = device_at(evidence, *place)
     return Cause(
         "polling-device",
-        f"vCPU {evidence.vcpu} polls {_words(place)}{f' of {device.name}' if device else ''}",
+        f"vCPU {evidence.vcpu} polls {place_words(place)}{f' of {device.name}' if device else ''}",
         (seen,),
         "see what the guest waits for there: input, or a bit that the device never sets",
         weight=WATCHED_DEVICE if evidence.rips else ENDED_AT_DEVICE,
     )
 
 
-def _words(place: tuple[str, int]) -> str:
+def place_words(place: tuple[str, int]) -> str:
+    """A port or MMIO address in words."""
     space, address = place
     return f"{'port' if space == 'port' else 'MMIO address'} {address:#x}"
 

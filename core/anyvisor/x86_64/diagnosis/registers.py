@@ -31,7 +31,8 @@ def _general(scene: Scene) -> Iterator[str]:
     regs = scene.regs
     if regs is None or scene.rip is None:
         return
-    yield f"rip  {regs.rip:#018x}{scene.where(scene.rip)}"
+    linear = f" at {scene.far_address}, {scene.rip:#x}" * bool(scene.far_address)
+    yield f"rip  {regs.rip:#018x}{linear}{scene.where(scene.rip)}"
     cells = [f"{name:<4} {getattr(regs, name):#018x}" for name in GENERAL]
     for start in range(0, len(cells), A_LINE):
         yield "  ".join(cells[start : start + A_LINE])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -18,6 +18,9 @@ from anyvisor.x86_64.page_walk import Walk, walk
 from anyvisor.x86_64.paging_modes import LOW_32
 from anyvisor.x86_64.read_back import planned
 from anyvisor.x86_64.state import Regs, SegmentRegister, Sregs
+
+if TYPE_CHECKING:
+    from anyvisor.x86_64.diagnosis.ahead import End
 
 
 @attrs.frozen(slots=False)
@@ -56,10 +59,29 @@ class Scene:
 
         return kernel_log(self)
 
+    @cached_property
+    def ahead(self) -> End | None:
+        """Where the guest went from a state that is of before its death; None where it is not."""
+        from anyvisor.x86_64.diagnosis.ahead import look_ahead  # noqa: PLC0415 - it needs this module
+
+        return look_ahead(self) if self.evidence.is_lost else None
+
     def changed(self, *states: VcpuState) -> Scene:
         """The same guest with other states."""
         now = {**self.evidence.states, **{type(each): each for each in states}}
         return Scene(attrs.evolve(self.evidence, exit=None, now=now))
+
+    def as_loaded(self, start: int, size_bytes: int) -> Scene:
+        """The same guest with these bytes of guest-physical memory as the plan has them, so many from `start` on."""
+        planned = self.evidence.plan.read(start, size_bytes)
+
+        def read(address: int, size: int) -> bytes:
+            found, first = bytearray(self.evidence.read(address, size)), max(address, start)
+            piece = planned[first - start : max(address + size - start, 0)]
+            found[first - address : first - address + len(piece)] = piece
+            return bytes(found)
+
+        return Scene(attrs.evolve(self.evidence, read=read))
 
     @property
     def mode(self) -> str:
@@ -79,7 +101,7 @@ class Scene:
     @cached_property
     def rip(self) -> int | None:
         """The linear address of the instruction pointer; CS's base counts outside 64-bit mode."""
-        return None if self.regs is None else self.linear(self.regs.rip, self.sregs.cs if self.sregs else None)
+        return None if self.regs is None else self.code_address(self.regs.rip)
 
     @cached_property
     def rsp(self) -> int | None:
@@ -99,11 +121,20 @@ class Scene:
             return None
         return self.linear(int(self.planned_regs["rip"]), self.planned_sregs.get("cs"))
 
+    @property
+    def entry_bits(self) -> int:
+        """How wide the code is at the first instruction."""
+        return self.changed(attrs.evolve(self.sregs, **self.planned_sregs)).bits if self.sregs else self.bits
+
     def linear(self, offset: int, segment: SegmentRegister | None) -> int:
         """An offset in a segment as a linear address."""
         if segment is None or self.bits == 64:
             return offset
         return segment.base + offset & LOW_32
+
+    def code_address(self, offset: int) -> int:
+        """What RIP holds, as a linear address."""
+        return self.linear(offset, self.sregs.cs if self.sregs else None)
 
     def walk(self, address: int) -> Walk:
         """Where a linear address leads."""
@@ -154,6 +185,20 @@ class Scene:
     def place(self, address: int) -> str:
         """A linear address with its symbol, or with the piece of the plan that it lies in: `0x1000 (GDT+0x8)`."""
         return f"{address:#x}{self.where(address)}"
+
+    @property
+    def here(self) -> str:
+        """Where RIP is, in words, in real mode also as people write it: `07c0:0005, 0x7c05 (raw image+0x5)`."""
+        if self.rip is None or self.regs is None:
+            return "an address that is not known"
+        return f"{self.far_address}{', ' * bool(self.far_address)}{self.place(self.rip)}"
+
+    @property
+    def far_address(self) -> str:
+        """CS and IP in real mode; empty in others."""
+        if self.mode != REAL or self.sregs is None or self.regs is None:
+            return ""
+        return f"{self.sregs.cs.selector:04x}:{self.regs.rip:04x}"
 
     def where(self, address: int) -> str:
         """The symbol at a linear address, or the piece of the plan that it lies in: ` (GDT+0x8)`; empty for none."""

@@ -17,10 +17,11 @@ from anyvisor.x86_64.diagnosis.scene import Scene
 from anyvisor.x86_64.gdt import SLOT_BYTES, TABLE_INDICATOR
 from anyvisor.x86_64.modes import LONG, REAL
 from anyvisor.x86_64.segments import Segment
-from anyvisor.x86_64.state import SegmentRegister
+from anyvisor.x86_64.state import DescriptorTable, SegmentRegister, Sregs
 
 NAMES = ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldt")
-TITLES = "                selector  base                limit       dpl  holds"
+TITLES = ("", "sel", "base", "limit", "dpl", "holds")
+EXECUTABLE = CodeType.executable.mask
 COMPARED = ("type", "s", "dpl", "present", "l", "db", "g")
 NULL = "is null"
 """What is wrong with a selector of 0; some registers take it."""
@@ -36,19 +37,31 @@ def segments(scene: Scene) -> Iterator[Section]:
     alike: dict[SegmentRegister, list[str]] = {}
     for name in NAMES:
         alike.setdefault(getattr(sregs, name), []).append(name)
-    lines = [TITLES, *(line for register, names in alike.items() for line in _register(scene, names, register))]
-    lines += [
-        f"{name}  base {each.base:#x}, limit {each.limit:#x}"
-        for name, each in (("gdtr", sregs.gdt), ("idtr", sregs.idt))
-    ]
+    rows = [TITLES, *(_cells(scene, names, register) for register, names in alike.items())]
+    notes = ["", *(_note(scene, names[0], register) for register, names in alike.items())]
+    lines = [line for row, note in zip(_columns(rows), notes, strict=True) for line in (row, note) if line]
+    lines += [f"{name}  base {each.base:#x}, limit {each.limit:#x}" for name, each in _tables(sregs)]
     yield Section("Segments", "\n".join(lines), sregs)
 
 
-def _register(scene: Scene, names: list[str], register: SegmentRegister) -> Iterator[str]:
-    place = f"{register.selector:#06x}    {register.base:#018x}  {register.limit:#010x}  {register.dpl}"
-    yield f"{' '.join(names):<14}  {place}    {words(register, wide=scene.mode == LONG)}"
-    if scene.mode != REAL and (note := gdt_note(scene, names[0], register)):
-        yield f"                {note}"
+def _tables(sregs: Sregs) -> tuple[tuple[str, DescriptorTable], ...]:
+    return ("gdtr", sregs.gdt), ("idtr", sregs.idt)
+
+
+def _cells(scene: Scene, names: list[str], register: SegmentRegister) -> tuple[str, ...]:
+    numbers = f"{register.selector:#x}", f"{register.base:#x}", f"{register.limit:#x}", str(register.dpl)
+    return " ".join(names), *numbers, words(register, wide=scene.mode == LONG)
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    """The rows as lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _note(scene: Scene, name: str, register: SegmentRegister) -> str:
+    note = gdt_note(scene, name, register) if scene.mode != REAL else ""
+    return f"    {note}" if note else ""
 
 
 def words(register: SegmentRegister, *, wide: bool = True) -> str:
@@ -59,8 +72,8 @@ def words(register: SegmentRegister, *, wide: bool = True) -> str:
     if not register.s:
         return system_words(register.type, wide=wide) + absent
     bits = "L and D!" if register.l and register.db else 64 if register.l else 32 if register.db else 16
-    executable = register.type & CodeType.executable.mask
-    name, kind = ("code", CodeType(register.type)) if executable else ("data", DataType(register.type))
+    is_code = register.type & EXECUTABLE
+    name, kind = ("code", CodeType(register.type & ~EXECUTABLE)) if is_code else ("data", DataType(register.type))
     return f"{name}{bits} {kind.words()}".rstrip() + absent
 
 

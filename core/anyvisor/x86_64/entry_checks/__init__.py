@@ -10,7 +10,8 @@ What is neither set by a plan nor among the states is the hypervisor's own: a ru
 bits that a hypervisor sets for itself in any guest: EFER.SVME, CR4.VMXE and CR0.NE of a processor that virtualises.
 
 Rules of both makers fit the live states of either: what KVM tells of a processor of AMD's it has made to look as that
-of Intel's would (a busy TSS, the accessed mark), so that states can move from one to the other.
+of Intel's would (a busy TSS, the accessed mark), so that states can move from one to the other. But in long mode, until
+its kernel executes LTR, another processor than the first has the 16-bit TSS of INIT on AMD's: live, that is fine.
 
 Processors have run real mode in a guest as it is since 2010 ("unrestricted guest"): a vCPU in its reset state passes.
 

@@ -73,3 +73,9 @@ def spelled(name: str, value: Bits) -> str:
     """A register with its bits by name: `EFER 0x500 (LME|LMA)`."""
     words = value.words().upper().replace("0X", "0x")
     return f"{name} {int(value):#x} ({words})" if value else f"{name} 0"
+
+
+def reserved(name: str, value: Bits, wrong: int) -> Broken:
+    """A register with reserved bits set."""
+    remedy = f"clear bits {wrong:#x} of {name}"
+    return Broken(name, f"reserved bits {wrong:#x} are set", spelled(name, value), "them clear", remedy)

@@ -11,6 +11,7 @@ from anyvisor.states import VcpuState
 from anyvisor.x86_64.entry_checks import (
     activity,
     control,
+    extension_msrs,
     flags,
     msrs,
     paging,
@@ -19,7 +20,7 @@ from anyvisor.x86_64.entry_checks import (
     tables,
 )
 from anyvisor.x86_64.entry_checks.check import Check
-from anyvisor.x86_64.entry_checks.state import AMD, INTEL, Known
+from anyvisor.x86_64.entry_checks.state import AMD, INTEL, Known, Read
 
 
 def _checks_in(*modules: ModuleType) -> tuple[Check, ...]:
@@ -27,7 +28,7 @@ def _checks_in(*modules: ModuleType) -> tuple[Check, ...]:
     return tuple(each for module in modules for each in vars(module).values() if isinstance(each, Check))
 
 
-CHECKS = _checks_in(control, paging, segments, system_segments, tables, flags, activity, msrs)
+CHECKS = _checks_in(control, paging, segments, system_segments, tables, flags, activity, msrs, extension_msrs)
 """Every check, as a value: its name, what it wants, and the sections of both makers' manuals."""
 
 
@@ -41,16 +42,22 @@ def check_plan(plan: BootPlan) -> list[Finding]:
 
 
 def check_states(
-    states: Mapping[type[VcpuState], VcpuState], *, vcpu: int | None = None, rules: str | None = None
+    states: Mapping[type[VcpuState], VcpuState],
+    *,
+    vcpu: int | None = None,
+    rules: str | None = None,
+    read: Read | None = None,
 ) -> list[Finding]:
     """Why a processor would refuse to enter a guest in these states; empty when it would enter it.
 
     `states` has any of a vCPU's states by their type, `vcpu` is its index, to be named. `rules` is `intel` or `amd` for
-    what processors of that maker check, None for both. ValueError for another.
+    what processors of that maker check, None for both. ValueError for another. `read(guest_address, size_bytes)` gives
+    the guest's memory, for the entries that a processor keeps of it: of a guest that has been running, memory may have
+    changed since the processor read it.
     """
     if rules not in (None, INTEL, AMD):
         raise ValueError(f"there are no rules of {rules!r}; there are {INTEL}, {AMD}, and None for both")
-    return list(_findings(Known.of_states(states, rules), vcpu))
+    return list(_findings(Known.of_states(states, rules, read), vcpu))
 
 
 def _findings(known: Known, vcpu: int | None) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from anyvisor.bits import Bits
 from anyvisor.x86_64.control import Cr4, Efer
-from anyvisor.x86_64.entry_checks.check import Broken, check, spelled
+from anyvisor.x86_64.entry_checks.check import Broken, check, reserved, spelled
 from anyvisor.x86_64.entry_checks.state import INTEL, Known
 from anyvisor.x86_64.features import Feature
 from anyvisor.x86_64.msr_index import Msr
@@ -54,7 +54,9 @@ def _needs(name: str, value: Bits, features: Mapping[str, Feature], known: Known
 def cr0_width(known: Known) -> Iterator[Broken]:
     """The reserved bits of the lower half are ignored."""
     if known.cr0 is not None and known.cr0 >> 32:
-        yield Broken("CR0", "has bits above 31", spelled("CR0", known.cr0), "bits 63-32 clear", "clear them")
+        yield Broken(
+            "CR0", "has bits above 31", spelled("CR0", known.cr0), "bits 63-32 clear", "clear these bits of CR0"
+        )
 
 
 @check("paging-needs-protection", "CR0.PG is set only with CR0.PE.", intel=VM_ENTRY, amd=VMRUN)
@@ -79,7 +81,7 @@ def cr4_reserved(known: Known) -> Iterator[Broken]:
     """Bits that mean nothing on any processor."""
     cr4 = known.cr4
     if cr4 is not None and (wrong := int(cr4) & ~CR4_KNOWN):
-        yield Broken("CR4", f"reserved bits {wrong:#x} are set", spelled("CR4", cr4), "them clear", "clear them")
+        yield reserved("CR4", cr4, wrong)
 
 
 @check("cr4-needs-features", "A bit of CR4 is set only if CPUID has what it switches on.", intel=VM_ENTRY, amd=VMRUN)
@@ -127,7 +129,7 @@ def efer_reserved(known: Known) -> Iterator[Broken]:
     """Bits that mean nothing on any processor."""
     for name, efer in _efers(known):
         if wrong := int(efer) & ~EFER_KNOWN:
-            yield Broken(name, f"reserved bits {wrong:#x} are set", spelled(name, efer), "them clear", "clear them")
+            yield reserved(name, efer, wrong)
 
 
 @check("efer-needs-features", "A bit of EFER is set only if CPUID has what it switches on.", intel=VM_ENTRY, amd=VMRUN)
@@ -176,7 +178,8 @@ def _debug(known: Known, name: str) -> Iterator[Broken]:
     found = known.value(DebugRegs, name)
     if found is not None and found >> 32:
         register = name.upper()
-        yield Broken(register, "has bits above 31", f"{register} {found:#x}", "bits 63-32 clear", "clear them")
+        wanted, remedy = "bits 63-32 clear", f"clear these bits of {register}"
+        yield Broken(register, "has bits above 31", f"{register} {found:#x}", wanted, remedy)
 
 
 @check("dr6-has-32-bits", "The upper half of DR6 is zero.", amd=VMRUN)

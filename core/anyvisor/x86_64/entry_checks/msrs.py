@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from anyvisor.x86_64.control import ApicBase
-from anyvisor.x86_64.entry_checks.check import Broken, check, spelled
+from anyvisor.x86_64.entry_checks.check import Broken, check, reserved, spelled
 from anyvisor.x86_64.entry_checks.state import Known
 from anyvisor.x86_64.features import Feature
 from anyvisor.x86_64.msr_index import MTRR_VARIABLE, Msr
@@ -113,7 +113,7 @@ def apic_base(known: Known) -> Iterator[Broken]:
     for name, base in _apic_bases(known):
         found = spelled(name, base)
         if wrong := int(base) & (APIC_BASE_RESERVED | -1 << known.physical_address_bits):
-            yield Broken(name, f"reserved bits {wrong:#x} are set", found, "them clear", "clear them")
+            yield reserved(name, base, wrong)
         elif base.x2apic and not base.enabled:
             yield Broken(name, "x2APIC mode of an APIC that is disabled", found, "bit 11 set", "enable the APIC")
         elif base.x2apic and known.lacks(Feature.X2APIC):

@@ -55,9 +55,11 @@ class Known:
         return cls(fields, rules, plan.read)
 
     @classmethod
-    def of_states(cls, states: Mapping[type[VcpuState], VcpuState], rules: str | None = None) -> Known:
+    def of_states(
+        cls, states: Mapping[type[VcpuState], VcpuState], rules: str | None = None, read: Read | None = None
+    ) -> Known:
         """What these states say."""
-        return cls({kind: _fields(state) for kind, state in states.items()}, rules, live=True)
+        return cls({kind: _fields(state) for kind, state in states.items()}, rules, read, live=True)
 
     def enforces(self, rules: str) -> bool:
         """Whether that maker's rules count."""
