@@ -15,7 +15,7 @@ def install_gdt(tmp_path, monkeypatch, name, options=""):
 
 
 def gdt(plugins):
-    return plugins.hook.anyvisor_gdt(config=None, layout=None)
+    return plugins.hook.anyvisor_gdt(config=None, layout=None, kernel=None)
 
 
 def names(plugins):

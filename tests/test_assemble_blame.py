@@ -68,7 +68,7 @@ def test_of_several_plugins_in_a_step_the_one_at_fault_is_named(kernel, inner, o
 def test_a_wrapper_is_not_to_blame_where_nobody_provides_the_step(kernel):
     plugins = loaded(Mine=passes_on, choice=PluginChoice(blocked=("linux",)))
     with pytest.raises(PluginError, match="no plugin provides anyvisor_gdt; left out are linux"):
-        Steps(plugins).one("anyvisor_gdt", Gdt, config=None, layout=None)
+        Steps(plugins).one("anyvisor_gdt", Gdt, config=None, layout=None, kernel=None)
 
 
 def test_of_several_plugins_that_collect_the_one_at_fault_is_named(kernel):

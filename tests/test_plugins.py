@@ -41,7 +41,7 @@ def test_an_installed_plugin_is_found_and_asked_before_the_defaults(tmp_path, mo
         """,
     )  # fmt: skip
     plugins = load_plugins()
-    assert plugins.hook.anyvisor_gdt(config=None, layout=None) == "mine"
+    assert plugins.hook.anyvisor_gdt(config=None, layout=None, kernel=None) == "mine"
     (info,) = [info for info in plugins.infos if info.name == "stranger_gdt"]
     assert (info.distribution, info.version, info.hooks) == ("stranger_gdt", "1.2.3", ("anyvisor_gdt",))
 
@@ -83,7 +83,7 @@ def test_a_misspelt_hook_is_reported_with_the_likely_one(tmp_path, monkeypatch):
         match="there is no hook anyvisor_gtd, so it is never called; did you mean anyvisor_gdt?",
     ):
         plugins = load_plugins()
-    assert plugins.hook.anyvisor_gdt(config=None, layout=None) == 2
+    assert plugins.hook.anyvisor_gdt(config=None, layout=None, kernel=None) == 2
 
 
 def test_two_hypervisors_of_one_name_are_an_error_naming_both_plugins():
@@ -124,7 +124,7 @@ def test_who_answered_and_who_adjusted_is_credited():
     for plugin in (Default(), Declines(), Adjusts()):
         plugins.register(plugin)
     with crediting() as credits_:
-        assert plugins.hook.anyvisor_gdt(config=None, layout=None) == "default!"
+        assert plugins.hook.anyvisor_gdt(config=None, layout=None, kernel=None) == "default!"
     assert [(each.plugin, each.adjusted) for each in credits_] == [("Default", False), ("Adjusts", True)]
 
 
@@ -141,7 +141,7 @@ def test_a_plugin_that_raises_is_named_and_anyvisors_own_errors_pass():
     plugins = Plugins()
     plugins.register(Bad(), "bad")
     with pytest.raises(PluginError, match="plugin bad failed in anyvisor_gdt: KeyError"):
-        plugins.hook.anyvisor_gdt(config=None, layout=None)
+        plugins.hook.anyvisor_gdt(config=None, layout=None, kernel=None)
     with pytest.raises(ConfigError, match="as it is"):
         plugins.hook.anyvisor_msrs(config=MachineConfig(), facts=FACTS, vcpu=0)
 
@@ -284,7 +284,7 @@ def test_a_hook_may_be_implemented_under_another_name():
     plugins = Plugins(strict=True)
     plugins.register(Renamed(), "renamed")
     with crediting() as credits_:
-        assert plugins.hook.anyvisor_gdt(config=None, layout=None) == "mine"
+        assert plugins.hook.anyvisor_gdt(config=None, layout=None, kernel=None) == "mine"
     assert [(each.hook, each.plugin) for each in credits_] == [("anyvisor_gdt", "renamed")]
 
 
@@ -292,7 +292,7 @@ def test_who_collects_credits_outside_is_not_told_of_those_inside():
     plugins = with_plugin(anyvisor_gdt=hookimpl(lambda: 1))
     with crediting() as outer:
         with crediting() as inner:
-            plugins.hook.anyvisor_gdt(config=None, layout=None)
+            plugins.hook.anyvisor_gdt(config=None, layout=None, kernel=None)
         with crediting(beside=True) as beside:
-            plugins.hook.anyvisor_gdt(config=None, layout=None)
+            plugins.hook.anyvisor_gdt(config=None, layout=None, kernel=None)
     assert (len(outer), len(inner), len(beside)) == (1, 1, 1)

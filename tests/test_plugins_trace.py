@@ -103,7 +103,7 @@ def test_a_call_within_a_call_is_indented_below_it(lines):
 
     hooks = {"anyvisor_gdt": hookimpl(anyvisor_gdt), "anyvisor_msrs": hookimpl(anyvisor_msrs)}
     plugins = traced(plugin("Mine", **hooks, anyvisor_lapic=hookimpl(lambda: 2)))
-    plugins.hook.anyvisor_gdt(config=None, layout=None)
+    plugins.hook.anyvisor_gdt(config=None, layout=None, kernel=None)
     plugins.hook.anyvisor_lapic(config=None, vcpu=6)
     assert lines() == [
         "anyvisor_gdt(): Mine, T ms: 2",
@@ -126,7 +126,7 @@ def test_what_is_raised_is_shown_and_raised_on(lines, config):
     )
 
     def fails_within():
-        plugins.hook.anyvisor_gdt(config=None, layout=None)
+        plugins.hook.anyvisor_gdt(config=None, layout=None, kernel=None)
 
     plugins.register(plugin("Outer", anyvisor_msrs=hookimpl(fails_within)))
     with pytest.raises(PluginError, match="plugin Mine failed"):
