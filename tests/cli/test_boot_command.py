@@ -2,6 +2,7 @@
 is asked of it.
 """
 
+import json
 import os
 import re
 import signal
@@ -102,12 +103,13 @@ def test_a_timeout_tells_of_a_kernel_that_has_panicked_and_waits(run, kernel):
 def test_a_guest_whose_kernel_panics_has_failed_and_is_told_what_to_do(run, kernel):
     done = run(*BOOT, kernel, script="panic")
     assert done.returncode == 1
-    ended, error, meaning, remedy = done.stderr.splitlines()
+    ended, error, meaning, *rest, remedy, _, _ = done.stderr.splitlines()
     assert ended.startswith("anyvisor: machine ended: reset after")
     wanted = "VFS: Unable to mount root fs on unknown-block(0,0)"
     assert error == f"anyvisor: error: the guest's kernel panicked: {wanted}"
     assert "no initrd with an executable /init" in meaning
-    assert remedy.startswith("  what to do: give an initrd (--initrd FILE")
+    assert remedy.startswith("  What to do: give an initrd (--initrd FILE")
+    assert max(map(len, (meaning, *rest, remedy))) <= 80
 
 
 def test_a_guest_that_shows_the_log_of_a_panic_and_resets_has_not_failed(run, kernel):
@@ -207,12 +209,18 @@ def test_a_slow_reader_gets_all_that_the_guest_printed(start, kernel):
     assert process.returncode == 0, err
 
 
-def test_a_full_disk_is_told_and_does_not_stop_the_guest(start, kernel):
+def test_a_full_disk_is_told_and_does_not_stop_the_guest(start, kernel, tmp_path):
+    options = (*BOOT, kernel, "--json", tmp_path / "told.json")
     with Path("/dev/full").open("wb") as full:
-        process = start(*BOOT, kernel, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE)
+        process = start(*options, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE)
         _, err = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 0
-    assert b"No space left" in err
+    assert process.returncode == 1
+    assert err.decode().splitlines()[-2:] == [
+        "anyvisor: warning: some of the console's output is lost",
+        "anyvisor: error: standard output: No space left on device",
+    ]
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert (told["outcome"], told["machine"]["reason"]) == ("failed", "reset")
 
 
 def test_options_override_the_file(run, kernel, tmp_path):

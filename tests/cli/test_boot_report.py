@@ -79,7 +79,7 @@ def test_a_halt_that_is_a_failure_is_told_from_one_that_is_none(run, raw_guest, 
     done = run(*raw_guest(code))
     assert done.returncode == exit_code
     assert "machine ended: halted" in done.stderr
-    assert ("the kernel could not unpack itself" in done.stderr) == bool(exit_code)
+    assert ("The kernel could not unpack itself" in done.stderr) == bool(exit_code)
 
 
 def test_a_guest_that_runs_through_zeros_is_said_to_when_its_time_is_over(run, raw_guest):
@@ -87,7 +87,8 @@ def test_a_guest_that_runs_through_zeros_is_said_to_when_its_time_is_over(run, r
     done = run(*raw_guest(b"\x90"))
     assert done.returncode == 4
     assert "executes zeros" in done.stderr
-    assert "what to do: check the entry address" in done.stderr
+    assert "What to do: check the entry address" in done.stderr
+    assert max(map(len, done.stderr.splitlines())) <= 80
 
 
 def test_the_page_fits_a_terminal_of_80_columns(run, kernel):

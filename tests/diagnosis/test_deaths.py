@@ -1,6 +1,7 @@
 """Guests of a few bytes that die for real: the error names what was planted, on every processor that runs them."""
 
 import json
+import re
 
 import attrs
 import pytest
@@ -89,7 +90,9 @@ def test_the_first_cause_is_what_was_planted(name, backend, tmp_path):
     assert error.likely.name == name
     assert error.report.notes == ()
     assert f"likely cause: {error.likely.summary} [{name}]" in str(error).splitlines()
-    assert str(error).startswith("vCPU 0 died: ")
+    assert str(error).splitlines()[0] == error.report.summary
+    assert error.report.summary.startswith("vCPU 0 died: ")
+    assert not re.search("(code|stack) below", str(error)), "what the page shows there is not in the error's text"
     assert json.dumps(error.report.to_data())
 
 

@@ -9,9 +9,9 @@ import pytest
 from anyvisor.errors import GuestMemoryError
 from anyvisor.memory import GIB, KIB, MIB
 from anyvisor.x86_64.control import Cr0, Cr4, Efer
-from anyvisor.x86_64.page_walk import walk, walk_tables
+from anyvisor.x86_64.page_walk import COLUMNS, Step, walk, walk_tables
 from anyvisor.x86_64.paging import PageTables, walk_memory
-from anyvisor.x86_64.paging_modes import LONG_4, LONG_5, PAE, WITH_PSE, WITHOUT_PSE, paging_of
+from anyvisor.x86_64.paging_modes import ADDRESS_MASK, LONG_4, LONG_5, PAE, WITH_PSE, WITHOUT_PSE, PageEntry, paging_of
 from anyvisor.x86_64.reset import reset_states
 from anyvisor.x86_64.state import Sregs
 
@@ -34,7 +34,15 @@ def test_a_long_mode_walk_shows_each_entry_and_where_it_leads():
     found = walk(boot_tables, LONG, 0x345678)
     assert [each.table for each in found.steps] == ["PML4", "PDPT", "PD"]
     assert (found.guest_address, found.page_bytes) == (0x345678, 2 * MIB)
-    assert found.describe().splitlines()[2] == "PD   0xb000[1]  0x0000000000200083  present|writable|page_size"
+    assert found.describe().splitlines()[2] == "PD   0xb000[1]  0x200083  present|writable|page_size"
+
+
+def test_an_entry_with_many_bits_set_is_told_in_lines_that_fit():
+    entry = PageEntry((1 << 63) | (0x1FFFFF << 30) | 0x1FF)
+    words = str(Step(3, 0xFFFFFF000, 511, entry)).splitlines()
+    assert max(map(len, words)) <= COLUMNS
+    assert "".join(line.split()[-1] for line in words) == PageEntry(entry & ~ADDRESS_MASK).words()
+    assert {line.rindex("  ") for line in words} == {words[0].rindex("  ")}
 
 
 def test_the_entry_that_is_not_present_is_named():

@@ -73,10 +73,12 @@ class Attachment:
             time.sleep(POLL_SECONDS)
 
     @property
-    def lost(self) -> str:
-        """What went wrong with writing to stdout; empty when nothing did."""
+    def lost(self) -> OSError | None:
+        """What went wrong with writing to stdout, other than that nobody reads it; None when nothing did."""
         error = self._tee.error if self._output >= 0 else None
-        return "" if error is None or isinstance(error, BrokenPipeError) else str(error)
+        if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
+            return None
+        return OSError(error.errno, error.strerror, "standard output")
 
     def _read_input(self, stack: ExitStack) -> None:
         if os.isatty(self._input):

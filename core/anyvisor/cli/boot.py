@@ -157,12 +157,15 @@ def _run(machine: Machine, timeout: float | None) -> None:
         finally:
             if attachment and machine.outcome and not asked:
                 attachment.drain(deadline)
-    if attachment and attachment.lost:
-        say(f"warning: some of the console's output is lost: {attachment.lost}")
+    lost = attachment.lost if attachment else None
+    if lost:
+        say("warning: some of the console's output is lost")
     if asked:
         raise Ended(BY_SIGNAL + ASKED_FOR[asked[0]])
     if machine.outcome:
         tell_end(machine, machine.outcome)
+    if lost:
+        raise lost
 
 
 @contextlib.contextmanager

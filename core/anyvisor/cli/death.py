@@ -47,7 +47,7 @@ def panic_lines(panic: Panic) -> list[str]:
     if known is None:
         return [str(panic)]
     meaning, remedy = known
-    return [str(panic), f"  {meaning}", *([f"  what to do: {remedy}"] if remedy else [])]
+    return [str(panic), *_prose(meaning), *(_prose(f"What to do: {remedy}") if remedy else [])]
 
 
 def out_of_time(machine: Machine, timeout: float) -> Ended:
@@ -79,6 +79,14 @@ def _certain(report: Report) -> Cause | None:
     return likely if likely and likely.weight >= CERTAIN else None
 
 
+def _prose(text: str) -> list[str]:
+    from anyvisor.diagnosis.page import sentence, wrapped
+
+    return wrapped(sentence(text), first="  ", rest="    ")
+
+
 def _cause_lines(cause: Cause) -> list[str]:
-    remedy = [f"    what to do: {cause.remedy}"] if cause.remedy else []
-    return [f"  {cause.summary}", *(f"    {each}" for each in cause.because), *remedy]
+    """A cause as on the page of a death, below a line of what happened."""
+    from anyvisor.diagnosis.page import cause_lines, off_page
+
+    return [f"  {line}" for line in cause_lines(off_page(cause, "in the report (--json FILE)"))]

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from anyvisor.machine import Machine
     from anyvisor.outcome import Outcome
 
+BY_CODE = {OK: "ended", TIMEOUT: "timeout"}
+"""The ends that their exit code says all of."""
+
 
 class Ending:
     """How a boot ends, as far as it is known yet."""
@@ -67,8 +70,10 @@ class Ending:
     def _name(self, error: BaseException | None) -> str:
         """How it ended, in a word."""
         code = _code(error)
-        if code in (OK, TIMEOUT) or code >= BY_SIGNAL:
-            return {OK: "ended", TIMEOUT: "timeout"}.get(code, "stopped")
+        if code > BY_SIGNAL:
+            return "stopped"
+        if code in BY_CODE:
+            return BY_CODE[code]
         if self._outcome is None:
             return "unavailable" if code == CANNOT_RUN else "refused"
         if isinstance(error, Ended):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Iterator
+
+import attrs
 
 from anyvisor.diagnosis.report import Cause, Report
 from anyvisor.finding import Finding, Severity
@@ -20,25 +23,49 @@ def page(report: Report, opening: str = "") -> str:
     return readable("\n\n".join(parts))
 
 
+def cause_lines(cause: Cause, name: str = "") -> Iterator[str]:
+    """A cause as it stands on the page, in lines: what it is, what speaks for it, what to do."""
+    yield from wrapped(f"{name}: {cause.summary}" if name else sentence(cause.summary))
+    for each in cause.because:
+        yield from wrapped(sentence(each), first="  - ", rest="    ")
+    if cause.remedy:
+        yield from wrapped(f"What to do: {cause.remedy}", first="  ", rest="    ")
+    if cause.section:
+        yield f"  See: {cause.section}"
+
+
+def off_page(cause: Cause, where: str) -> Cause:
+    """The cause, to be told without the page: what it says is below is to be found at `where`.
+
+    >>> off_page(Cause("lost", "the guest is lost", remedy="the stack below says who called"), "in the report").remedy
+    'the stack in the report says who called'
+    """
+    because, remedy = tuple(_BELOW.sub(where, each) for each in cause.because), _BELOW.sub(where, cause.remedy)
+    return attrs.evolve(cause, because=because, remedy=remedy)
+
+
+_BELOW = re.compile(r"(?<=code |tack |ters |bles |ords )below\b")
+"""Behind code, stack, registers, tables and words, which the page shows; other things are below in memory."""
+
+
+def wrapped(text: str, *, first: str = "", rest: str = "  ") -> list[str]:
+    """Prose in lines that fit, those but the `first` with an indent."""
+    return textwrap.wrap(
+        text, COLUMNS, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    )
+
+
 def _causes(report: Report) -> Iterator[str]:
     causes = report.causes
     if not causes:
         if report.exit is not None:
             yield _titled("Likely cause", ["none known: nothing that is looked for here was found"])
         return
-    yield _titled(f"Likely cause: {causes[0].name}", _cause(causes[0], ""))
+    yield _titled(f"Likely cause: {causes[0].name}", cause_lines(causes[0]))
     if causes[1:]:
-        yield _titled("Other causes, less likely", [line for each in causes[1:] for line in _cause(each, each.name)])
-
-
-def _cause(cause: Cause, name: str) -> Iterator[str]:
-    yield from _wrapped(f"{name}: {cause.summary}" if name else _sentence(cause.summary))
-    for each in cause.because:
-        yield from _wrapped(_sentence(each), first="  - ", rest="    ")
-    if cause.remedy:
-        yield from _wrapped(f"What to do: {cause.remedy}", first="  ", rest="    ")
-    if cause.section:
-        yield f"  See: {cause.section}"
+        yield _titled(
+            "Other causes, less likely", [line for each in causes[1:] for line in cause_lines(each, each.name)]
+        )
 
 
 def _findings(report: Report) -> Iterator[str]:
@@ -50,15 +77,15 @@ def _findings(report: Report) -> Iterator[str]:
 
 def _finding(finding: Finding) -> Iterator[str]:
     hint = "a hint: " if finding.severity is Severity.HINT else ""
-    yield from _wrapped(f"{finding.check}: {hint}{finding.subject}: {finding.problem}")
+    yield from wrapped(f"{finding.check}: {hint}{finding.subject}: {finding.problem}")
     values = [f"found {finding.found}"] * bool(finding.found) + [f"wanted {finding.wanted}"] * bool(finding.wanted)
     if rest := ", ".join(filter(None, [*values, finding.section])):
-        yield from _wrapped(_sentence(rest), first="  ", rest="    ")
+        yield from wrapped(sentence(rest), first="  ", rest="    ")
     if finding.remedy:
-        yield from _wrapped(f"What to do: {finding.remedy}", first="  ", rest="    ")
+        yield from wrapped(f"What to do: {finding.remedy}", first="  ", rest="    ")
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
     """With a capital letter, unless it begins with a name."""
     return text[:1].upper() + text[1:] if text.partition(" ")[0].islower() else text
 
@@ -72,10 +99,4 @@ def _titled(title: str, lines: Iterable[str]) -> str:
 
 
 def _prose(text: str) -> str:
-    return "\n".join(_wrapped(text, rest=""))
-
-
-def _wrapped(text: str, *, first: str = "", rest: str = "  ") -> list[str]:
-    return textwrap.wrap(
-        text, COLUMNS, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
-    )
+    return "\n".join(wrapped(text, rest=""))

@@ -5,6 +5,7 @@ Permissions are told and not judged.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import attrs
@@ -16,6 +17,8 @@ from anyvisor.x86_64.state import Sregs
 
 Read = Callable[[int, int], bytes]
 """`read(guest_address, size_bytes) -> bytes`"""
+COLUMNS = 76
+"""How wide a line of a walk may be, with room for its indent."""
 
 
 @attrs.frozen
@@ -39,7 +42,10 @@ class Step:
 
     def __str__(self) -> str:
         bits = PageEntry(self.entry & ~ADDRESS_MASK).words() or "nothing set"
-        return f"{self.table:<4} {self.table_address:#x}[{self.index}]  {int(self.entry):#018x}  {bits}"
+        start = f"{self.table:<4} {self.table_address:#x}[{self.index}]  {int(self.entry):#x}  "
+        room = COLUMNS - len(start)
+        lines = re.findall(rf".{{1,{room}}}$|.{{1,{room - 1}}}\|", bits)
+        return start + f"\n{' ' * len(start)}".join(lines)
 
 
 @attrs.frozen

@@ -29,6 +29,7 @@ MOST_ADDRESS_BITS = 52
 ADDRESS_MASK = ((1 << MOST_ADDRESS_BITS) - 1) & ~(PAGE_BYTES - 1)
 """The bits of an entry (and of CR3) that hold an address."""
 LOW_32 = (1 << 32) - 1
+LOW_64 = (1 << 64) - 1
 NAMES = {5: "PML5", 4: "PML4", 3: "PDPT", 2: "PD", 1: "PT"}
 """What a table is called, by its level; 1 is the lowest."""
 PAT = 1 << 12
