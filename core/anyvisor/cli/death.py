@@ -87,6 +87,6 @@ def _prose(text: str) -> list[str]:
 
 def _cause_lines(cause: Cause) -> list[str]:
     """A cause as on the page of a death, below a line of what happened."""
-    from anyvisor.diagnosis.page import cause_lines, off_page
+    from anyvisor.diagnosis.page import cause_lines
 
-    return [f"  {line}" for line in cause_lines(off_page(cause, "in the report (--json FILE)"))]
+    return [f"  {line}" for line in cause_lines(cause)]

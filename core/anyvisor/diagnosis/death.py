@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anyvisor.diagnosis.collect import collect
-from anyvisor.diagnosis.page import off_page
 from anyvisor.diagnosis.report import Report, report
 from anyvisor.errors import GuestError
 from anyvisor.exits import Exit
@@ -31,8 +30,7 @@ def _told(found: Report) -> list[str]:
     """The likely cause, and the registers."""
     lines = [f"the report is not complete: {note}" for note in found.notes]
     if found.likely:
-        likely = off_page(found.likely, "in the report")
-        lines.append(f"likely cause: {likely.summary} [{likely.name}]")
-        lines += [f"  {likely.remedy}"] if likely.remedy else []
+        lines.append(f"likely cause: {found.likely.summary} [{found.likely.name}]")
+        lines += [f"  {found.likely.remedy}"] if found.likely.remedy else []
     registers = found.section("Registers")
     return lines + [f"  {line}" for line in (registers.text.splitlines() if registers else ())]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterable, Iterator
-
-import attrs
 
 from anyvisor.diagnosis.report import Cause, Report
 from anyvisor.finding import Finding, Severity
@@ -32,20 +29,6 @@ def cause_lines(cause: Cause, name: str = "") -> Iterator[str]:
         yield from wrapped(f"What to do: {cause.remedy}", first="  ", rest="    ")
     if cause.section:
         yield f"  See: {cause.section}"
-
-
-def off_page(cause: Cause, where: str) -> Cause:
-    """The cause, to be told without the page: what it says is below is to be found at `where`.
-
-    >>> off_page(Cause("lost", "the guest is lost", remedy="the stack below says who called"), "in the report").remedy
-    'the stack in the report says who called'
-    """
-    because, remedy = tuple(_BELOW.sub(where, each) for each in cause.because), _BELOW.sub(where, cause.remedy)
-    return attrs.evolve(cause, because=because, remedy=remedy)
-
-
-_BELOW = re.compile(r"(?<=code |tack |ters |bles |ords )below\b")
-"""Behind code, stack, registers, tables and words, which the page shows; other things are below in memory."""
 
 
 def wrapped(text: str, *, first: str = "", rest: str = "  ") -> list[str]:

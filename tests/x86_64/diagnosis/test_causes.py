@@ -36,6 +36,7 @@ from anyvisor.memory import GIB
 from anyvisor.panics import find_panic
 from anyvisor.plan import Blob
 from anyvisor.x86_64.control import Cr4, Rflags
+from anyvisor.x86_64.diagnosis.failed_checks import BootFindings
 from anyvisor.x86_64.state import Activity, DescriptorTable, MpState
 
 # fmt: off
@@ -218,3 +219,9 @@ def test_an_application_processor_is_said_to_wait():
     waiting = attrs.evolve(found, now={**found.now, MpState: MpState(Activity.UNINITIALIZED)})
     assert "is looked at, and waits to be started" in report(waiting).summary
     assert "waits" not in report(found).summary
+
+
+def test_the_plan_of_a_machine_is_checked_once_for_all_its_processors():
+    findings, broken = BootFindings(), plan(NOP, regs=attrs.evolve(REGS, rip=UNMAPPED))
+    assert findings.of(broken) is findings.of(broken) != []
+    assert findings.of(plan(NOP)) != findings.of(broken)

@@ -1,9 +1,12 @@
 """Code that is not what was loaded is told, and what a guest has changed itself is not."""
 
+import attrs
 import pytest
-from dead_guests import CODE, NOP, OUT, UD2, dead, first
+from dead_guests import CODE, NOP, OUT, RESET, SREGS, UD2, dead, first, plan, reads_of
 
 from anyvisor.diagnosis import report
+from anyvisor.x86_64.modes import PROTECTED, enter
+from anyvisor.x86_64.state import Sregs
 
 JUMP = b"\xeb\x06" + NOP * 6  # jmp over six bytes
 SET_JUMP = b"\xc6\x05\1\0\0\0\x7f" + JUMP  # mov byte [rip + 1], 0x7f: the distance of the jump behind it
@@ -97,6 +100,29 @@ def test_what_the_code_itself_says_that_it_writes_is_no_damage(exits):
     guest = dead(SET_JUMP + UD2, written={CODE + 8: b"\x02"}, regs={"rip": CODE + 15}, last_exits=exits)
     assert first(guest) == "undefined-opcode"
     assert "code-damaged" not in [each.name for each in report(guest).causes]
+
+
+def test_a_jump_that_the_code_itself_changes_is_no_damage_even_if_it_misleads():
+    guest = ran_through_zeros(SET_JUMP + UD2, {CODE + 8: b"\x7f"})
+    assert first(guest) == "executing-zeros"
+    assert "code-damaged" not in [each.name for each in report(guest).causes]
+
+
+@pytest.mark.parametrize("store", [b"\xfe\x05", b"\xa2"], ids=["inc", "mov"])
+def test_32_bit_code_says_by_an_address_what_it_writes(store):
+    sregs = attrs.evolve(enter(PROTECTED, RESET[Sregs]), gdt=SREGS.gdt, idt=SREGS.idt)
+    variable = CODE + len(store) + 4 + len(UD2)
+    code = store + variable.to_bytes(4, "little") + UD2 + b"\1" + NOP * 80
+    guest = dead(code, planned=plan(code, sregs=sregs), written={variable: b"\2"}, regs={"rip": variable - len(UD2)})
+    assert "code-damaged" not in [each.name for each in report(guest).causes]
+
+
+def test_of_many_changed_jumps_only_some_are_followed():
+    """Each leads to as much of what is no code as is looked at."""
+    branch = b"\x74\0\xe9\xf9\0\0\0".ljust(256, NOP)  # jz to the jmp to the next
+    code = branch * 1024
+    written = {CODE + at: b"\x07" for at in range(1, len(code), 256)}
+    assert reads_of(ran_through_zeros(code, written, rip=CODE + len(code))) < 50_000
 
 
 def test_a_changed_byte_in_a_function_that_the_entry_calls_is_on_the_way():

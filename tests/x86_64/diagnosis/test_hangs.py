@@ -236,6 +236,17 @@ def test_what_was_written_to_nobody_is_told():
     assert of_writes(text).because[0].endswith(".nobody hears this'")
 
 
+def test_a_guest_that_works_and_tells_nobody_of_it_is_left_alone_but_for_text():
+    def anywhere(exits, port=PORT):
+        made = evidence(last_exits=exits, watched_exits=len(exits), unclaimed={port: 1000}, rips=(0x1000, 0x9000))
+        return describe_hang(made)
+
+    assert anywhere(told([5] * 100)) is None
+    assert anywhere(told(range(100))) is None
+    assert anywhere(told(b"still here" * 10)).name == "writing-to-nobody"
+    assert of_writes(told([5] * 100, port=0x80), [("port", 0x80)]) is None
+
+
 @pytest.mark.parametrize(
     ("exits", "unclaimed"),
     [

@@ -1,5 +1,7 @@
 """Of a guest whose death destroyed its registers, the code ahead is read from the state before."""
 
+import struct
+
 import attrs
 import pytest
 from dead_guests import (
@@ -10,8 +12,10 @@ from dead_guests import (
     LOAD_DS,
     NOP,
     OUT,
+    PAGE_TABLES,
     PUSH,
     REGS,
+    RESET,
     SREGS,
     STACK,
     STORE,
@@ -20,9 +24,12 @@ from dead_guests import (
     dead,
     first,
     plan,
+    reads_of,
 )
 
 from anyvisor.diagnosis import report
+from anyvisor.x86_64.modes import PROTECTED, enter
+from anyvisor.x86_64.state import DescriptorTable
 
 # fmt: off
 LIDT = b"\x0f\x01\x1c\x25\x20\x00\x10\x00"        # lidt [0x100020]
@@ -96,6 +103,37 @@ def test_a_way_that_is_not_plain_is_not_followed(code):
     assert first(dead(code, lost=True, regs={"rbx": UNMAPPED})) == "unknown-exception"
 
 
+GATES, HANDLER = 0x20000, CODE + 0x100
+GATE = struct.pack("<HHHHQ", HANDLER & 0xFFFF, 0x10, 0x8E00, HANDLER >> 16, 0)
+
+
+@pytest.mark.parametrize(("gate", "first_cause"), [(GATE, "unknown-exception"), (bytes(16), "breakpoint")])
+def test_an_exception_that_has_a_handler_is_no_death(gate, first_cause):
+    code = (INT3 + UD2).ljust(0x100, NOP) + b"\x48\xcf"  # iretq
+    made = plan(code, sregs=attrs.evolve(SREGS, idt=DescriptorTable(GATES, 0xFFF)))
+    assert first(dead(code, planned=made, lost=True, written={GATES: gate * 256})) == first_cause
+
+
+SWITCH = (
+    b"\x0f\x20\xe0\x83\xc8\x20" + TO_CR4  # mov eax, cr4; or eax, 0x20
+    + b"\xb8" + PAGE_TABLES.to_bytes(4, "little") + TO_CR3
+    + b"\xb9\x80\0\0\xc0\x0f\x32\x0d\0\1\0\0\x0f\x30"  # mov ecx, EFER; rdmsr; or eax, LME; wrmsr
+    + b"\x0f\x20\xc0\x0d\0\0\0\x80\x0f\x22\xc0"  # mov eax, cr0; or eax, PG; mov cr0, eax
+)  # fmt: skip
+
+
+def test_the_way_into_long_mode_is_followed():
+    sregs = attrs.evolve(enter(PROTECTED, RESET[type(SREGS)]), gdt=SREGS.gdt, idt=SREGS.idt)
+    found = report(dead(SWITCH + UD2, planned=plan(SWITCH + UD2, sregs=sregs), lost=True)).causes
+    assert "undefined-opcode" in [each.name for each in found]
+    assert "pdptes-are-valid" not in [each.name for each in found]
+
+
+def test_where_the_base_of_a_segment_is_not_known_the_way_ends():
+    code = b"\xe4\x99\x8e\xe0" + NOP + UD2  # in al, 0x99; mov fs, eax
+    assert first(dead(code, lost=True)) == "unknown-exception"
+
+
 # -- the stack ---------------------------------------------------------------------------------------------------------
 
 
@@ -163,3 +201,24 @@ def test_a_stack_that_is_full_of_one_return_address_is_a_recursion(frame, lost):
 )
 def test_another_row_on_the_stack_is_none(written):
     assert first(dead(RECURSE, lost=True, written=written)) == "unknown-exception"
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_stack_that_was_full_once_is_not_what_a_guest_dies_of_later(lost):
+    code = RECURSE + UD2
+    now = {"rip": CODE + 5, "rsp": 0x800}
+    before = {type(REGS): attrs.evolve(REGS, **now), type(SREGS): SREGS}
+    more = {"before": before, "last_exits": (OUT,)} if lost else {"regs": now}
+    assert first(dead(code, lost=lost, written={0: ROW * 0x1100}, **more)) == "undefined-opcode"
+
+
+def test_a_guest_that_returns_over_and_over_is_not_followed_for_long():
+    """Each return is to behind a call of one function, which leads to all of the returns."""
+    calls, function = 200, 0x8000
+    code = b"".join(b"\xe8" + struct.pack("<i", function - at - 5) + b"\xc3" for at in range(0, 6 * calls, 6))
+    branches = range(function, function + 6 * calls, 6)
+    code = code.ljust(function, NOP) + b"".join(b"\x0f\x84" + struct.pack("<i", 5 - function - 6) for _ in branches)
+    stack = b"".join((CODE + 6 * (at % calls) + 5).to_bytes(8, "little") for at in range(1, 1500))
+    before = {type(REGS): attrs.evolve(REGS, rip=CODE + 5, rsp=0x200000), type(SREGS): SREGS}
+    guest = dead(code, lost=True, before=before, last_exits=(OUT,), written={0x200000: stack})
+    assert reads_of(guest) < 100_000

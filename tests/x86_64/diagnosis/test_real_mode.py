@@ -110,6 +110,11 @@ def test_zeros_may_have_changed_the_vector_that_they_were_reached_by():
     )
 
 
+def test_a_vector_of_which_more_than_that_byte_is_filled_was_not_the_way():
+    gone = lost_its_way(NOPS + DIVIDE, frame(LOADED + 5), written={0: b"\x55\x7c\0\0"}, regs={"rax": 5})
+    assert found_of(gone).name == "executing-zeros"
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -154,6 +159,14 @@ def test_a_segment_that_begins_in_a_page_is_not_where_one_was_started():
 
 def test_one_that_was_started_into_code_is_not_told_to_have_been():
     gone = lost_its_way(UD2, bytes(6), rip=0, vcpu=1, exit_=EMULATION, sregs={"cs": attrs.evolve(FLAT, base=LOADED)})
+    assert found_of(gone).name == "undefined-opcode"
+
+
+def test_one_that_died_in_code_of_a_segment_that_begins_with_zeros_has_not_run_through_them():
+    there = attrs.evolve(FLAT, base=0x7000, selector=0x700)
+    gone = lost_its_way(
+        UD2, bytes(6), rip=0xC00, vcpu=1, exit_=EMULATION, sregs={"cs": there}, written={0x7010: NOPS * 600}
+    )
     assert found_of(gone).name == "undefined-opcode"
 
 

@@ -169,5 +169,7 @@ def test_of_several_changes_the_last_counts():
 
 def test_every_vcpu_is_checked_and_named():
     vcpus = tuple(VcpuPlan(index, tuple(states(cr4=Cr4(0x20 * (index != 1))).values())) for index in range(3))
-    (found,) = check_plan(BootPlan("x86_64", (Region(0, MIB),), vcpus=vcpus))
+    plan = BootPlan("x86_64", (Region(0, MIB),), vcpus=vcpus)
+    (found,) = check_plan(plan)
+    assert [bool(check_plan(plan, vcpu=each.index)) for each in vcpus] == [each.index == found.vcpu for each in vcpus]
     assert (found.subject, found.vcpu) == ("vCPU 1 CR4", 1)

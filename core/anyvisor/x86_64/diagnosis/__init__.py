@@ -1,7 +1,15 @@
 """What an x86_64 guest's evidence says: what happened, why, and all there is to see.
 
-`causes` asks each topic (`causes_faults`, `causes_memory`, `hangs`...) and puts the strongest first; the parts of the
-page are made by `registers`, `segments`, `memory_sections` and `exits`. All look at the guest through a `Scene`.
+    Evidence -> Scene -> what its code does: instruction, faults, control_faults, exceptions, code_reached
+                      -> what it did: ahead (a way, changed by effects), sights, changes, interrupted
+                      -> causes_*, hangs, failed_checks -> Cause
+                      -> registers, segments, memory_sections, exits -> Section
+
+All look at the guest through a `Scene`: its registers, and memory as its processor sees it. `faults` says which
+exception an instruction raises there, and `exceptions` where that leads. Of a guest whose registers are lost, `ahead`
+follows the code from a state before. `sights` is the exception that a guest died of, `changes` what of its code is not
+as it was loaded, `interrupted` where it was in real mode. Each topic makes causes of these; `causes` asks all of them,
+and puts the strongest first.
 """
 
 from __future__ import annotations
@@ -22,7 +30,6 @@ from anyvisor.x86_64.diagnosis import (
     causes_exits,
     causes_faults,
     causes_memory,
-    causes_misled,
     causes_real_mode,
     causes_recursion,
     causes_unpacking,
@@ -47,7 +54,6 @@ CAUSES = (
     *causes_zeros.CAUSES,
     *causes_real_mode.CAUSES,
     *causes_damage.CAUSES,
-    *causes_misled.CAUSES,
     *causes_recursion.CAUSES,
     *causes_exits.CAUSES,
     *hangs.CAUSES,

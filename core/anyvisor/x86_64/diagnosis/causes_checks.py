@@ -49,8 +49,8 @@ def refused_entry(scene: Scene) -> Iterator[Cause]:
             name="entry-refused",
             summary=f"the processor refused the guest's state: {exit_.cause or 'it does not say why'}",
             because=(f"its own code for the reason is {exit_.hardware_reason:#x}",),
-            remedy="compare the registers below with those of a guest that runs; no rule that is checked here needs "
-            "to be broken: the hypervisor adds controls of its own",
+            remedy="compare the registers in the report with those of a guest that runs; no rule that is checked here "
+            "needs to be broken: the hypervisor adds controls of its own",
             section="SDM Vol. 3, 27.3.1; APM Vol. 2, 15.5.1",
             weight=40,
         )

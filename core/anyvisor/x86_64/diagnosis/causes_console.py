@@ -24,7 +24,7 @@ def kernel_panic(scene: Scene) -> Iterator[Cause]:
     if panic is None:
         return
     where = () if scene.evidence.panic else ("its console is silent: this is from the log in its memory",)
-    meaning, remedy = advice(panic) or ("", "read its last words below, from the first of them on")
+    meaning, remedy = advice(panic) or ("", "read its last words in the report, from the first of them on")
     yield Cause(
         name=f"guest-{panic.kind}",
         summary=str(panic),

@@ -24,7 +24,7 @@ def internal_error(scene: Scene) -> Iterator[Cause]:
             summary="the hypervisor could not deliver an exception or interrupt to the guest",
             because=(exit_.describe(), *(f"{name}: {value:#x}" for name, value in exit_.details)),
             remedy="the IDT, the GDT, the TSS or the stack that it needs lies where no RAM is, or in MMIO: look at "
-            "the page walks and descriptor tables below",
+            "the page walks and descriptor tables in the report",
             section="SDM Vol. 3, 25.8.3",
             weight=80,
         )

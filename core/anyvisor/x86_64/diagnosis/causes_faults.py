@@ -19,8 +19,7 @@ from anyvisor.x86_64.diagnosis.exceptions import (
     gate,
     is_own_idt,
 )
-from anyvisor.x86_64.diagnosis.fault import FETCH, Fault
-from anyvisor.x86_64.diagnosis.fault_names import NAMES, REMEDIES
+from anyvisor.x86_64.diagnosis.fault import FETCH, NAMES, REMEDIES, Fault
 from anyvisor.x86_64.diagnosis.faults import fault_at
 from anyvisor.x86_64.diagnosis.scene import Scene
 from anyvisor.x86_64.diagnosis.sights import Sight, sight_of
@@ -35,7 +34,9 @@ EXCEPTIONS = 32
 RESET = 93
 NEAR_STACK_BYTES = 256
 MANUAL = "SDM Vol. 3, 6.15; APM Vol. 2, 8.2"
-OTHERWISE = "give the guest a handler before this can happen, or keep it from happening: the code below shows where"
+OTHERWISE = (
+    "give the guest a handler before this can happen, or keep it from happening: the code in the report shows where"
+)
 
 
 def triple_fault(scene: Scene) -> Iterator[Cause]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from anyvisor.diagnosis.report import Cause
-from anyvisor.exits import Exit, Halted
 from anyvisor.memory import PAGE_BYTES, Region
 from anyvisor.x86_64.boot_checks.scene import LINUX
 from anyvisor.x86_64.diagnosis.scene import Scene
@@ -15,14 +14,9 @@ from anyvisor.x86_64.page_walk import Walk
 from anyvisor.x86_64.paging_modes import paging_of
 
 
-def has_died(exit_: Exit | None) -> bool:
-    """Whether there is a death to find a cause of."""
-    return exit_ is not None and not isinstance(exit_, Halted)
-
-
 def page_tables(scene: Scene) -> Iterator[Cause]:
     """A table on the way of RIP or RSP that is not in RAM."""
-    if scene.sregs is None or not has_died(scene.evidence.exit) or paging_of(scene.sregs) is None:
+    if scene.sregs is None or not scene.has_died or paging_of(scene.sregs) is None:
         return
     wanted = {"RIP": scene.rip, "RSP": scene.rsp}
     walks = {name: scene.walk(each) for name, each in wanted.items() if each is not None}
@@ -47,7 +41,7 @@ def _table_outside(scene: Scene, name: str, walk: Walk) -> Cause:
 
 def outside_ram(scene: Scene) -> Iterator[Cause]:
     """RIP leads to where no RAM is: to a device, or to nothing."""
-    if scene.rip is None or not has_died(scene.evidence.exit):
+    if scene.rip is None or not scene.has_died:
         return
     place = scene.walk(scene.rip).guest_address
     if place is None or scene.is_ram(place):
@@ -56,15 +50,15 @@ def outside_ram(scene: Scene) -> Iterator[Cause]:
         name="executing-outside-ram",
         summary=f"the guest executes at {scene.rip:#x}, which is not RAM",
         because=(f"RIP leads to guest-physical {place:#x}; RAM is {_ram(scene)}",),
-        remedy="find out how it got there: the entry address, a bad jump, or code that was never loaded; the stack "
-        "below may hold the address that it came from",
+        remedy="find out how it got there: the entry address, a bad jump, or code that was never loaded; the stack in "
+        "the report may hold the address that it came from",
         weight=93,
     )
 
 
 def not_code(scene: Scene) -> Iterator[Cause]:
     """RIP is at address 0 or thereabouts, or in a table of the processor's own."""
-    if scene.rip is None or scene.sregs is None or scene.mode == REAL or not has_died(scene.evidence.exit):
+    if scene.rip is None or scene.sregs is None or scene.mode == REAL or not scene.has_died:
         return
     gdt, tables = scene.sregs.gdt, [each.table_address for each in scene.walk(scene.rip).steps]
     place = scene.walk(scene.rip).guest_address
@@ -73,8 +67,8 @@ def not_code(scene: Scene) -> Iterator[Cause]:
             name="jump-to-zero",
             summary=f"the guest jumped to address 0: RIP is {scene.place(scene.rip)}",
             because=("no code is loaded in the first page; what lies there was executed as if it were",),
-            remedy="look for a call through a null pointer or a return from an empty stack; the stack below may hold "
-            "the address that it came from",
+            remedy="look for a call through a null pointer or a return from an empty stack; the stack in the report "
+            "may hold the address that it came from",
             weight=93,
         )
     elif gdt.base <= scene.rip <= gdt.base + gdt.limit or (place is not None and place & -PAGE_BYTES in tables):
@@ -88,7 +82,7 @@ def not_code(scene: Scene) -> Iterator[Cause]:
 
 def handed_over(scene: Scene) -> Iterator[Cause]:
     """RIP is in what the guest was handed over to read, and that is still there."""
-    if scene.rip is None or not has_died(scene.evidence.exit) or scene.evidence.is_lost:
+    if scene.rip is None or not scene.has_died or scene.evidence.is_lost:
         return
     place = scene.walk(scene.rip).guest_address
     region = None if place is None else next((each for each in _to_read(scene) if each.contains(place)), None)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from anyvisor.diagnosis.report import Cause
-from anyvisor.x86_64.diagnosis.causes_memory import has_died
-from anyvisor.x86_64.diagnosis.exceptions import BP, an_exception, gate
-from anyvisor.x86_64.diagnosis.fault import Fault
-from anyvisor.x86_64.diagnosis.fault_names import NAMES, REMEDIES
+from anyvisor.x86_64.diagnosis.exceptions import BP, an_exception
+from anyvisor.x86_64.diagnosis.fault import NAMES, REMEDIES, Fault
 from anyvisor.x86_64.diagnosis.faults import fault_at
 from anyvisor.x86_64.diagnosis.interrupted import Interrupted, interrupted
 from anyvisor.x86_64.diagnosis.scene import Scene
@@ -31,7 +29,7 @@ REMEDY_OF_VIDEO = "print on the serial port instead (OUT to 0x3F8): nobody has f
 
 def unhandled_event(scene: Scene) -> Iterator[Cause]:
     """An INT or an exception went through a vector that is empty, and the guest went on at address 0."""
-    if scene.rip is None or not (has_died(scene.evidence.exit) or scene.evidence.rips):
+    if scene.rip is None or not scene.is_over:
         return
     for moved_bytes in sorted(range(-REACH_BYTES, REACH_BYTES + 1, 2), key=abs):
         was = interrupted(scene, moved_bytes)
@@ -60,11 +58,11 @@ def _exception(scene: Scene, was: Interrupted) -> Cause | None:
 
 
 def _is_empty(scene: Scene, vector: int) -> bool:
-    """Whether a vector was 0000:0000: it is, or it is where the zeros that were executed add AL to."""
+    """Whether a vector was 0000:0000: it is, but for the byte that the zeros that were executed add AL to."""
     assert scene.regs and scene.sregs
+    start = scene.sregs.idt.base + vector * VECTOR_BYTES
     written = scene.linear(scene.regs.rbx + scene.regs.rsi & 0xFFFF, scene.sregs.ds)
-    found = gate(scene, vector)
-    return (bool(found.problem) and found.handler == 0) or written // VECTOR_BYTES == vector
+    return not any(byte for at, byte in enumerate(scene.read(start, VECTOR_BYTES), start) if at != written)
 
 
 def _went_on(vector: int) -> str:
@@ -100,7 +98,7 @@ def _unhandled(was: Interrupted, fault: Fault) -> Cause:
         name=name,
         summary=f"the guest raised {what}, and has no handler for it",
         because=(fault.why, _went_on(fault.vector), "where it was is what is on the stack"),
-        remedy=REMEDIES.get(name, OTHERWISE).replace("the code below", "the code there"),
+        remedy=REMEDIES.get(name, OTHERWISE).replace("in the report", "there"),
         section=MANUAL,
         weight=SEEN,
     )

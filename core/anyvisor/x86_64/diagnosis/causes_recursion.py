@@ -17,9 +17,10 @@ import attrs
 
 from anyvisor.diagnosis.report import Cause
 from anyvisor.memory import KIB, PAGE_BYTES
-from anyvisor.x86_64.diagnosis.causes_memory import has_died
 from anyvisor.x86_64.diagnosis.code_reached import calls_before
 from anyvisor.x86_64.diagnosis.scene import Scene
+from anyvisor.x86_64.diagnosis.sights import sight_of
+from anyvisor.x86_64.page_walk import Walk
 from anyvisor.x86_64.paging_modes import paging_of
 
 TURNS = 32
@@ -29,7 +30,6 @@ MOST_PAGES = 1024
 """How far down from where a stack began its end is looked for, in pages of any size."""
 CANDIDATES = 4
 ENDLESS = 93
-FULL = (1 << 64) - 1
 
 
 @attrs.frozen
@@ -43,9 +43,9 @@ class Row:
 
 def recursion(scene: Scene) -> Iterator[Cause]:
     """The guest has called itself until its stack had no room."""
-    end = _end_of_stack(scene) if has_died(scene.evidence.exit) and scene.bits > 16 else None
+    end = _end_of_stack(scene) if scene.has_died and scene.bits > 16 else None
     row = None if end is None else _row(scene, end)
-    if row is None or end is None:
+    if row is None or end is None or not _is_out_of_stack(scene, end, row):
         return
     call, apart = scene.place(_call_before(scene, row.address) or 0), f"{row.distance_bytes} bytes apart"
     yield Cause(
@@ -53,7 +53,7 @@ def recursion(scene: Scene) -> Iterator[Cause]:
         summary=f"the guest called itself until its stack was full: the call at {call} was made over and over",
         because=(
             f"the last {row.count} return addresses on the stack are {row.address:#x}, {apart}",
-            f"the stack ends at {end:#x}: {scene.walk(end - 1 & FULL).problem}",
+            f"the stack ends at {end:#x}: {_below(scene, end).problem}",
         ),
         remedy="find out why it does not stop: what is there to end it is wrong, or the handler of an exception raises "
         "it again",
@@ -68,18 +68,40 @@ def _end_of_stack(scene: Scene) -> int | None:
         return None
     page = scene.rsp & -PAGE_BYTES
     if not scene.evidence.is_lost:
-        pages = (page, page + PAGE_BYTES & FULL)
-        return next((each for each in pages if _is_mapped(scene, each) and not _is_mapped(scene, each - 1)), None)
+        pages = (page, _around(scene, page + PAGE_BYTES))
+        return next(
+            (each for each in pages if _is_mapped(scene.walk(each)) and not _is_mapped(_below(scene, each))), None
+        )
     for _ in range(MOST_PAGES):
-        below = scene.walk(page - 1 & FULL)
-        if below.guest_address is None:
+        below = _below(scene, page)
+        if not _is_mapped(below):
             return page
-        page = page - 1 & -below.page_bytes
+        page = below.address & -below.page_bytes
     return None
 
 
-def _is_mapped(scene: Scene, address: int) -> bool:
-    return scene.walk(address & FULL).guest_address is not None
+def _around(scene: Scene, address: int) -> int:
+    """The address, where one behind the last begins again at 0."""
+    return address & (1 << scene.bits) - 1
+
+
+def _below(scene: Scene, address: int) -> Walk:
+    """Where the byte below an address leads."""
+    return scene.walk(_around(scene, address - 1))
+
+
+def _is_mapped(walk: Walk) -> bool:
+    return walk.guest_address is not None
+
+
+def _is_out_of_stack(scene: Scene, end: int, row: Row) -> bool:
+    """Whether what the guest died of may be that: a row of old calls lies below a stack that has room again, too."""
+    sight = sight_of(scene)
+    if sight and not sight.fault.stack:
+        address, reach = sight.fault.address, PAGE_BYTES + row.distance_bytes
+        return address is not None and 0 < _around(scene, end - address) <= reach
+    room = _around(scene, (scene.rsp or 0) + PAGE_BYTES - end) - PAGE_BYTES  # negative where the call was to be
+    return scene.evidence.is_lost or room < row.distance_bytes
 
 
 def _row(scene: Scene, end: int) -> Row | None:

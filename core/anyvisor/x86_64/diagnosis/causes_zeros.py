@@ -14,20 +14,20 @@ from collections.abc import Iterator
 
 from anyvisor.diagnosis.report import Cause
 from anyvisor.memory import PAGE_BYTES
-from anyvisor.x86_64.diagnosis.causes_memory import has_died
+from anyvisor.x86_64.diagnosis.ahead import ZEROS
 from anyvisor.x86_64.diagnosis.interrupted import interrupted
 from anyvisor.x86_64.diagnosis.scene import Scene
 from anyvisor.x86_64.modes import REAL
 
-ZEROS = bytes(16)
 NO_CODE, LIKELY_NO_CODE = 92, 83
 """How strongly it speaks where the guest was seen, and where its code leads to."""
-WHAT_ZEROS_ARE = "zeros are the instruction ADD [RAX], AL, over and over"
+WHAT_ZEROS_ARE = "zeros are the instruction ADD [{}], AL, over and over"
+POINTERS = {16: "BX+SI", 32: "EAX", 64: "RAX"}
 
 
 def zeros(scene: Scene) -> Iterator[Cause]:
     """RIP is among zeros, or the guest ran through them to where it died."""
-    if scene.rip is None or not (has_died(scene.evidence.exit) or scene.evidence.rips):
+    if scene.rip is None or not scene.is_over:
         return
     started = _started_at(scene)
     what = _likely(scene) if scene.evidence.is_lost else _among_zeros(scene, started)
@@ -43,8 +43,15 @@ def _among_zeros(scene: Scene, started: int | None) -> str:
         return f"the guest executes zeros at {scene.place(scene.rip)}: no code is there"
     if before == ZEROS and here[:2] in (b"", bytes(2)):
         return f"the guest ran through zeros up to {scene.rip:#x}"
-    is_other = started is not None and scene.evidence.vcpu
-    return f"the guest ran through zeros from {started:#x} on, and died at {scene.place(scene.rip)}" if is_other else ""
+    if started is None or not _are_mostly_zeros(scene, started, scene.rip):
+        return ""
+    return f"the guest ran through zeros from {started:#x} on, and died at {scene.place(scene.rip)}"
+
+
+def _are_mostly_zeros(scene: Scene, start: int, end: int) -> bool:
+    """Whether it is zeros that are there, but for less than as much before the end; so is nothing."""
+    between = scene.read(start, max(end - start, 0))
+    return 2 * len(between.lstrip(b"\0")) <= len(between)
 
 
 def _likely(scene: Scene) -> str:
@@ -80,7 +87,9 @@ def _cause(scene: Scene, what: str, started: int | None) -> Cause:
     return Cause(
         name="executing-zeros",
         summary=what,
-        because=tuple(filter(None, (WHAT_ZEROS_ARE, since, hedge * scene.evidence.is_lost))),
+        because=tuple(
+            filter(None, (WHAT_ZEROS_ARE.format(POINTERS[scene.bits]), since, hedge * scene.evidence.is_lost))
+        ),
         remedy=remedy,
         weight=LIKELY_NO_CODE if scene.evidence.is_lost else NO_CODE,
     )

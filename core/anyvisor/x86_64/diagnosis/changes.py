@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 
 import attrs
 
-from anyvisor.diagnosis.report import Cause
 from anyvisor.memory import PAGE_BYTES
 from anyvisor.plan import Blob
-from anyvisor.x86_64.diagnosis.causes_memory import has_died
 from anyvisor.x86_64.diagnosis.code_reached import reached
-from anyvisor.x86_64.diagnosis.faults import WRITES
+from anyvisor.x86_64.diagnosis.faults import writes_memory
 from anyvisor.x86_64.diagnosis.instruction import Instruction
 from anyvisor.x86_64.diagnosis.scene import Scene
 from anyvisor.x86_64.disassembly import MAX_INSTRUCTION_BYTES
@@ -22,8 +20,8 @@ from anyvisor.x86_64.paging_modes import LOW_32
 FEW_BYTES = 16
 """As many changed bytes as are a damage, and not the work of the guest itself."""
 SHOWN_BYTES = 8
-ZEROS = bytes(16)
-COMPARE = 7
+STORES_OF_RAX = (0xA2, 0xA3)
+"""Their immediate is the address."""
 
 
 @attrs.frozen
@@ -42,48 +40,72 @@ class Change:
         return cls(blob, address, planned, scene.guest_memory(address, SHOWN_BYTES))
 
 
-def planned_code(blob: Blob, entry: int, bits: int) -> dict[int, Instruction]:
-    """The instructions of a piece that its entry leads to, by their guest-physical addresses, as they were loaded."""
+@attrs.frozen(slots=False)
+class Entered:
+    """The piece that a vCPU is entered in. `entry` is guest-physical, as all addresses here; `linear` is it as RIP."""
 
-    @functools.cache
-    def page(offset: int) -> bytes:
-        """A page of it with what an instruction may have on the next: its content may be in a file."""
-        return blob.read(offset, PAGE_BYTES + MAX_INSTRUCTION_BYTES) if 0 <= offset < blob.size_bytes else b""
+    scene: Scene
+    blob: Blob
+    entry: int
+    linear: int
 
-    def read(address: int, size_bytes: int) -> bytes:
-        offset = address - blob.guest_address
-        return page(offset & -PAGE_BYTES)[offset % PAGE_BYTES :][:size_bytes]
+    @classmethod
+    def of(cls, scene: Scene) -> Entered | None:
+        """That of a guest; None where the plan has no piece there."""
+        linear, entry = scene.entry, physical(scene, scene.entry)
+        blob = None if entry is None else scene.blob(entry)
+        return None if blob is None or entry is None or linear is None else cls(scene, blob, entry, linear)
 
-    return reached(read, entry, bits)
+    @property
+    def moved_bytes(self) -> int:
+        """How much higher linear addresses of it are."""
+        return self.linear - self.entry
 
+    @functools.cached_property
+    def code(self) -> dict[int, Instruction]:
+        """The instructions that the entry leads to, by their addresses, as they were loaded."""
 
-def changed_in(scene: Scene, blob: Blob, code: Iterable[int]) -> Iterator[list[int]]:
-    """The addresses of changed bytes on the pages of that code, a list for each; none of a page with many."""
-    for page in sorted({at & -PAGE_BYTES for at in code}):
-        yield few_changed(scene, blob, page, page + PAGE_BYTES)
+        @functools.cache
+        def page(offset: int) -> bytes:
+            """A page with what an instruction may have on the next: the content may be in a file."""
+            blob = self.blob
+            return blob.read(offset, PAGE_BYTES + MAX_INSTRUCTION_BYTES) if 0 <= offset < blob.size_bytes else b""
 
+        def read(address: int, size_bytes: int) -> bytes:
+            offset = address - self.blob.guest_address
+            return page(offset & -PAGE_BYTES)[offset % PAGE_BYTES :][:size_bytes]
 
-def few_changed(scene: Scene, blob: Blob, start: int, end: int) -> list[int]:
-    """The addresses of a piece's changed bytes in a range; none if there are many."""
-    changed = list(itertools.islice(changed_places(scene, blob, start, end), FEW_BYTES + 1))
-    return changed if len(changed) <= FEW_BYTES else []
+        return reached(read, self.entry, self.scene.entry_bits)
 
+    @functools.cached_property
+    def variables(self) -> set[int]:
+        """The bytes that this code writes to, as far as its instructions say themselves where that is."""
+        found: set[int] = set()
+        for at, each in self.code.items():
+            if (start := self._stored_at(at, each)) is not None:
+                found.update(range(start, start + (each.operand_bytes if each.opcode & 1 else 1)))
+        return found
 
-def own_variables(code: Mapping[int, Instruction]) -> set[int]:
-    """The addresses that instructions of this code write to, as far as they say themselves where that is."""
-    found: set[int] = set()
-    for at, each in code.items():
-        if each.memory and each.memory.registers == ("rip",) and _stores(each):
-            start = at + each.memory.displacement
-            found.update(range(start, start + (1 if not each.opcode & 1 else each.operand_bytes)))
-    return found
+    def _stored_at(self, at: int, instruction: Instruction) -> int | None:
+        memory = instruction.memory
+        ds = self.scene.planned_sregs.get("ds")
+        base = (ds.base if ds and self.scene.entry_bits < 64 else 0) - self.moved_bytes
+        if instruction.opcode in STORES_OF_RAX:
+            return base + instruction.immediate
+        if memory is None or not writes_memory(instruction):
+            return None
+        if memory.registers == ("rip",):
+            return at + memory.displacement
+        is_absolute = not memory.registers and not memory.scaled and memory.segment == "ds"
+        return base + memory.displacement if is_absolute else None
 
-
-def _stores(instruction: Instruction) -> bool:
-    """Whether it changes the memory that it names: a move, or arithmetic."""
-    opcode, reg = instruction.opcode, instruction.reg & 7
-    arithmetic = (opcode < 0x38 and opcode & 7 < 2) or (opcode in (0x80, 0x81, 0x83) and reg != COMPARE)
-    return opcode in WRITES or arithmetic or (opcode in (0xFE, 0xFF) and reg < 2)
+    @functools.cached_property
+    def changed(self) -> list[int]:
+        """The bytes of this code that have changed, but for its variables; none of a page where many have."""
+        pages = sorted({at & -PAGE_BYTES for at in self.code})
+        changed = [at for page in pages for at in few_changed(self.scene, self.blob, page, page + PAGE_BYTES)]
+        executed = {at + offset for at, each in self.code.items() for offset in range(each.length)} if changed else ()
+        return [at for at in changed if at in executed and at not in self.variables]
 
 
 def physical(scene: Scene, address: int | None) -> int | None:
@@ -94,20 +116,13 @@ def physical(scene: Scene, address: int | None) -> int | None:
     return address & LOW_32 if place is None and address == scene.entry else place
 
 
-def left_code_at(scene: Scene) -> int | None:
-    """Where the guest came to that has nothing to execute; None if it has not."""
-    if not (has_died(scene.evidence.exit) or scene.evidence.rips):
-        return None
-    if scene.evidence.is_lost:
-        return scene.ahead.rip if scene.ahead and scene.ahead.has_left_the_code else None
-    if scene.rip is None:
-        return None
-    here, before = scene.read(scene.rip, len(ZEROS)), scene.read(max(scene.rip - len(ZEROS), 0), len(ZEROS))
-    return scene.rip if not any(here) or before == ZEROS else None
+def few_changed(scene: Scene, blob: Blob, start: int, end: int) -> list[int]:
+    """The guest-physical addresses of a piece's changed bytes in a range; none if there are many."""
+    changed = list(itertools.islice(_changed(scene, blob, start, end), FEW_BYTES + 1))
+    return changed if len(changed) <= FEW_BYTES else []
 
 
-def changed_places(scene: Scene, blob: Blob, start: int, end: int) -> Iterator[int]:
-    """The guest-physical addresses of a piece's bytes that are not as they were loaded."""
+def _changed(scene: Scene, blob: Blob, start: int, end: int) -> Iterator[int]:
     start, end = max(start, blob.guest_address), min(end, blob.guest_address + len(blob.content))
     planned = blob.read(start - blob.guest_address, max(end - start, 0))
     found = scene.guest_memory(start, len(planned))
@@ -117,17 +132,3 @@ def changed_places(scene: Scene, blob: Blob, start: int, end: int) -> Iterator[i
             yield from (
                 start + at + index for index, pair in enumerate(zip(one, other, strict=True)) if len({*pair}) > 1
             )
-
-
-def code_damaged(change: Change, weight: int, *because: str) -> Cause:
-    """The cause that a change is; `because` is what else speaks for it."""
-    blob, address = change.blob, change.guest_address
-    place = f"{address:#x} ({blob.name}+{address - blob.guest_address:#x})"
-    return Cause(
-        name="code-damaged",
-        summary=f"the code at guest-physical {place} is not what was loaded there",
-        because=(f"loaded: {change.planned.hex(' ')}", f"found:  {change.found.hex(' ')}", *because),
-        remedy="find out who writes there: a device's DMA, the host, or the guest's own store through a bad pointer"
-        + "; little else around it has changed" * (not because),
-        weight=weight,
-    )

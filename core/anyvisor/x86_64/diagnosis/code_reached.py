@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from anyvisor.x86_64.diagnosis.instruction import Instruction, take_apart
 from anyvisor.x86_64.disassembly import MAX_INSTRUCTION_BYTES
+from anyvisor.x86_64.paging_modes import LOW_64
 
 MOST_INSTRUCTIONS = 2048
 CALL, JUMPS, RETURNS = 0xE8, frozenset((0xE9, 0xEB)), frozenset((0xC2, 0xC3))
@@ -21,7 +22,6 @@ RELATIVE = BRANCHES | JUMPS | {CALL}
 INDIRECT, UNDEFINED, FAR_JUMP, HALT, ZEROS = 0xFF, 0x0F0B, 0xEA, 0xF4, 0x00
 CALL_OF_INDIRECT, JUMPS_OF_INDIRECT = 2, (4, 5)
 """A far return is not among what ends a way: it is how kernels load CS, and goes on close behind most often."""
-MASK = (1 << 64) - 1
 
 Read = Callable[[int, int], bytes]
 """`read(address, size_bytes) -> bytes`: as many as there are."""
@@ -50,7 +50,7 @@ def reached(
 
 def target(at: int, instruction: Instruction) -> int | None:
     """Where a relative jump or call at an address leads; None for another instruction."""
-    return at + instruction.length + instruction.immediate & MASK if instruction.opcode in RELATIVE else None
+    return at + instruction.length + instruction.immediate & LOW_64 if instruction.opcode in RELATIVE else None
 
 
 def ends(instruction: Instruction) -> bool:

@@ -24,11 +24,11 @@ from anyvisor.x86_64.diagnosis.instruction import REGISTERS, Instruction
 from anyvisor.x86_64.diagnosis.scene import Scene
 from anyvisor.x86_64.msr_index import Msr, msr_name
 from anyvisor.x86_64.msrs import MsrEntry, Msrs
+from anyvisor.x86_64.paging_modes import LOW_32
 from anyvisor.x86_64.state import Sregs
 
 MOV_TO_CONTROL, WRMSR, RDMSR = 0x0F22, 0x0F30, 0x0F32
 KINDS: dict[str, type[Any]] = {"cr0": Cr0, "cr3": int, "cr4": Cr4}
-LOW_32 = (1 << 32) - 1
 
 
 def refused_write(scene: Scene, rip: int, instruction: Instruction) -> Iterator[Fault]:

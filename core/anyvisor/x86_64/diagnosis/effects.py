@@ -1,30 +1,41 @@
-"""What plain instructions do to the registers of a processor whose way is followed: see `ahead`."""
+"""What plain instructions do to the registers of a processor whose way is followed: see `ahead`.
+
+Each effect does what an instruction does if it knows it, and says whether it did. What none of them knows ends the way.
+"""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
 
-from anyvisor.x86_64.control import Cr0
-from anyvisor.x86_64.diagnosis.control_faults import KINDS, MOV_TO_CONTROL
-from anyvisor.x86_64.diagnosis.faults import PUSHES, address_of
+import attrs
+
+from anyvisor.x86_64.control import Cr0, Efer
+from anyvisor.x86_64.diagnosis.control_faults import KINDS, MOV_TO_CONTROL, RDMSR, WRMSR
+from anyvisor.x86_64.diagnosis.faults import PUSHES, SEGMENTS, address_of, offset_of, writes_memory
 from anyvisor.x86_64.diagnosis.instruction import REGISTERS, Instruction
+from anyvisor.x86_64.diagnosis.segments import selector_base
 from anyvisor.x86_64.diagnosis.way import Way
+from anyvisor.x86_64.msr_index import Msr
+from anyvisor.x86_64.paging_modes import LOW_32
 from anyvisor.x86_64.state import DescriptorTable
 
 COMPARES = frozenset((*range(0x38, 0x3E), 0x84, 0x85, 0xA8, 0xA9))
 OUTPUTS = frozenset((0xE6, 0xE7, 0xEE, 0xEF))
 FLAGS = frozenset((0xF5, 0xF8, 0xF9, 0xFA, 0xFB, 0xFC, 0xFD))
-QUIET = COMPARES | OUTPUTS | FLAGS | {0x8E, 0x90, 0x0F09, 0x0F0D, 0x0F18, 0x0F1E, 0x0F1F, 0x0F30, 0x0FAE}
+QUIET = COMPARES | OUTPUTS | FLAGS | {0x90, 0x0F09, 0x0F0D, 0x0F18, 0x0F1E, 0x0F1F}
 """Instructions that change no general-purpose register."""
+FENCES, FIRST_FENCE = 0x0FAE, 5
+"""Fences, and FXSAVE and its like, which name memory; others of this opcode change FS, GS or a register."""
+BASES = {Msr.FS_BASE: "fs", Msr.GS_BASE: "gs"}
 STORES = frozenset((0x88, 0x89, 0xC6, 0xC7))
 """Nor do these where they name memory."""
 CLOBBERED = {
     **dict.fromkeys((0xE4, 0xE5, 0xEC, 0xED), ("rax",)),
-    **dict.fromkeys((0x0F31, 0x0F32, 0x0F33), ("rax", "rdx")),
+    **dict.fromkeys((0x0F31, 0x0F33), ("rax", "rdx")),
     0x0FA2: ("rax", "rbx", "rcx", "rdx"),
 }
-"""What IN, RDTSC, RDMSR, RDPMC and CPUID leave in registers is not known."""
+"""What IN, RDTSC, RDPMC and CPUID leave in registers is not known."""
 OPERAND_SIZE = 0x66
 IMMEDIATE_BYTE, IMMEDIATE, INC_OR_DEC = 0x83, 0x81, 0xFF
 IMMEDIATE_OF_8_BITS, INC_OR_DEC_OF_8_BITS, HIGH_BYTES = 0x80, 0xFE, 4
@@ -42,15 +53,31 @@ Effect = Callable[[Way, Instruction], bool]
 
 def take_effect(way: Way, instruction: Instruction) -> bool:
     """Do what the instruction does; False where that is not looked at."""
+    if instruction.memory and writes_memory(instruction):
+        way.pushed.pop(address_of(way.scene, instruction.memory, way.rip), None)
     return any(effect(way, instruction) for effect in EFFECTS)
 
 
-def _quiet(way: Way, instruction: Instruction) -> bool:
+def _quiet(_: Way, instruction: Instruction) -> bool:
     """Instructions that change nothing here. What they write is of the time before the death, as memory is."""
-    if instruction.opcode in STORES and instruction.memory:
-        way.pushed.pop(address_of(way.scene, instruction.memory, way.rip), None)
+    opcode, names_memory = instruction.opcode, instruction.memory is not None
+    is_fence = opcode == FENCES and (names_memory or instruction.reg & 7 >= FIRST_FENCE)
+    return opcode in QUIET or is_fence or (opcode in STORES and names_memory)
+
+
+def _segment(way: Way, instruction: Instruction) -> bool:
+    """MOV to a segment register: it counts for its base, and in 64-bit code those of ES, SS and DS do not."""
+    name, sregs = dict(enumerate(SEGMENTS)).get(instruction.reg, ""), way.scene.sregs
+    if instruction.opcode != 0x8E or name in ("", "cs") or sregs is None:
+        return False
+    if way.scene.bits == 64 and name in ("es", "ss", "ds"):
         return True
-    return instruction.opcode in QUIET
+    selector = None if instruction.register is None else way.get(REGISTERS[instruction.register])
+    base = None if selector is None else selector_base(way.scene, selector & 0xFFFF)
+    if selector is None or base is None:
+        return False
+    way.control(**{name: attrs.evolve(getattr(sregs, name), selector=selector & 0xFFFF, base=base)})
+    return True
 
 
 def _tables(way: Way, instruction: Instruction) -> bool:
@@ -82,6 +109,28 @@ def _control(way: Way, instruction: Instruction) -> bool:
     return True
 
 
+def _msrs(way: Way, instruction: Instruction) -> bool:
+    """RDMSR and WRMSR: EFER and the bases of FS and GS are followed, and others do not count on the way."""
+    sregs, rcx = way.scene.sregs, way.get("rcx")
+    index = None if rcx is None else rcx & LOW_32
+    if instruction.opcode not in (RDMSR, WRMSR) or sregs is None:
+        return False
+    if instruction.opcode == RDMSR:
+        value = int(sregs.efer) if index == Msr.EFER else None
+        way.set("rax", None if value is None else value & LOW_32)
+        way.set("rdx", None if value is None else value >> 32)
+        return True
+    low, high = way.get("rax"), way.get("rdx")
+    if index not in (Msr.EFER, *BASES):
+        return index is not None
+    if low is None or high is None:
+        return False
+    value = (high & LOW_32) << 32 | low & LOW_32
+    name = BASES.get(Msr(index))
+    way.control(**({name: attrs.evolve(getattr(sregs, name), base=value)} if name else {"efer": Efer(value)}))
+    return True
+
+
 def _moves(way: Way, instruction: Instruction) -> bool:
     """MOV to a register, and LEA."""
     opcode, mask = instruction.opcode, (1 << 8 * instruction.operand_bytes) - 1
@@ -98,7 +147,7 @@ def _moves(way: Way, instruction: Instruction) -> bool:
         way.set(REGISTERS[instruction.reg], _masked(source, mask))
     elif opcode == 0x8D and instruction.memory:
         known = not addressed_by(instruction) & way.unknown
-        address = address_of(way.scene, instruction.memory, way.rip) & mask if known else None
+        address = offset_of(way.scene, instruction.memory, way.rip) & mask if known else None
         way.set(REGISTERS[instruction.reg], address)
     else:
         return False
@@ -212,5 +261,9 @@ def _result(way: Way, name: str, target: int, other: int | None, operand_bytes: 
     return RESULTS[name](value, other) & (1 << 8 * operand_bytes) - 1
 
 
-EFFECTS: tuple[Effect, ...] = (_quiet, _tables, _control, _moves, _stack, _clobbers, _bytes, _arithmetic)
+# fmt: off
+EFFECTS: tuple[Effect, ...] = (
+    _quiet, _segment, _tables, _control, _msrs, _moves, _stack, _clobbers, _bytes, _arithmetic
+)
+# fmt: on
 """The first that knows an instruction is right."""

@@ -24,9 +24,8 @@ from anyvisor.x86_64.diagnosis.instruction import (
 from anyvisor.x86_64.diagnosis.scene import Scene
 from anyvisor.x86_64.diagnosis.segments import kind_problem, selector_problem
 from anyvisor.x86_64.disassembly import MAX_INSTRUCTION_BYTES
-from anyvisor.x86_64.modes import LONG, REAL
-from anyvisor.x86_64.paging_modes import LOW_32, paging_of
-from anyvisor.x86_64.state import SegmentRegister
+from anyvisor.x86_64.modes import REAL
+from anyvisor.x86_64.paging_modes import LOW_32, LOW_64, paging_of
 
 PUSHES = frozenset((*range(0x50, 0x58), 0x68, 0x6A, 0xE8, 0x9C, 0x0FA0, 0x0FA8))
 POPS = frozenset((*range(0x58, 0x60), 0xC2, 0xC3, 0xCA, 0xCB, 0xCF, 0x8F, 0x9D, 0x0FA1, 0x0FA9))
@@ -34,7 +33,14 @@ STRING_READS = frozenset((0xA4, 0xA5, 0xA6, 0xA7, 0xAC, 0xAD, 0x6E, 0x6F))
 STRING_WRITES = frozenset((0xA4, 0xA5, 0xAA, 0xAB, 0x6C, 0x6D))
 NO_ACCESS = frozenset((0x8D, 0x0F1F, 0x0F0D, 0x0F18))
 """LEA, NOP and prefetches name memory that they do not touch."""
-WRITES = frozenset((0x88, 0x89, 0x8C, 0xC6, 0xC7, 0x0F11, 0x0F29, 0x0F7F))
+WRITES = frozenset((
+    *range(0x86, 0x8A), 0x8C, 0xC0, 0xC1, 0xC6, 0xC7, *range(0xD0, 0xD4), 0x0F11, 0x0F29, 0x0F7F,
+    *range(0x0F90, 0x0FA0),
+))  # fmt: skip
+COMPARE = 7
+"""What the ModRM byte of arithmetic with an immediate says where nothing is written."""
+SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
+"""By the ModRM byte of a MOV."""
 PRIVILEGED = {
     0xF4: "HLT", 0x0F06: "CLTS", 0x0F08: "INVD", 0x0F09: "WBINVD", WRMSR: "WRMSR", RDMSR: "RDMSR",
     MOV_TO_CONTROL: "MOV to a control register", 0x0F20: "MOV from a control register",
@@ -114,13 +120,20 @@ def _memory(scene: Scene, rip: int, instruction: Instruction) -> Iterator[Fault]
     if instruction.memory is None or instruction.opcode in NO_ACCESS:
         return
     address = address_of(scene, instruction.memory, rip)
-    access = WRITE if instruction.opcode in WRITES or _modifies(instruction) else READ
+    access = WRITE if writes_memory(instruction) else READ
     yield from unmapped(scene, rip, address, access, "the instruction names")
 
 
-def _modifies(instruction: Instruction) -> bool:
-    """Arithmetic with memory as its first operand."""
-    return instruction.opcode < 0x38 and instruction.opcode & 7 < 2
+def writes_memory(instruction: Instruction) -> bool:
+    """Whether it changes the memory that it names: a move, or arithmetic with memory as its first operand."""
+    opcode, reg = instruction.opcode, instruction.reg & 7
+    arithmetic = (opcode < 0x38 and opcode & 7 < 2) or (opcode in (0x80, 0x81, 0x83) and reg != COMPARE)
+    return (
+        opcode in WRITES
+        or arithmetic
+        or (opcode in (0xFE, 0xFF) and reg < 2)
+        or (opcode in (0xF6, 0xF7) and reg in (2, 3))
+    )
 
 
 def _strings(scene: Scene, rip: int, instruction: Instruction) -> Iterator[Fault]:
@@ -141,7 +154,7 @@ def _stack(scene: Scene, rip: int, instruction: Instruction) -> Iterator[Fault]:
     if scene.rsp is None:
         return
     if opcode in PUSHES or indirect:
-        address = scene.rsp - size & (1 << 64) - 1
+        address = scene.rsp - size & LOW_64
         yield from unmapped(scene, rip, address, WRITE, "the instruction pushes to", stack=True)
     elif opcode in POPS:
         yield from unmapped(scene, rip, scene.rsp, READ, "the instruction pops from", stack=True)
@@ -167,7 +180,7 @@ def _loaded(scene: Scene, rip: int, instruction: Instruction) -> tuple[str, int 
     """The segment register that an instruction loads, and the selector."""
     opcode, size = instruction.opcode, scene.bits // 8
     if opcode == 0x8E and instruction.reg < 6:
-        return ("ES", "CS", "SS", "DS", "FS", "GS")[instruction.reg], _word(scene, rip, instruction)
+        return SEGMENTS[instruction.reg].upper(), _word(scene, rip, instruction)
     if opcode == 0x0F00 and instruction.reg & 7 in (2, 3):
         return ("LDTR", "TR")[instruction.reg & 7 == 3], _word(scene, rip, instruction)
     if opcode == 0xEA:
@@ -225,15 +238,19 @@ def unmapped(scene: Scene, rip: int, address: int, access: str, what: str, *, st
 
 
 def address_of(scene: Scene, memory: Memory, rip: int) -> int:
-    """The linear address of a memory operand. RIP-relative ones count from the next instruction's address."""
-    assert scene.regs and scene.sregs
+    """The linear address of a memory operand."""
+    assert scene.sregs
+    offset, segment = offset_of(scene, memory, rip), getattr(scene.sregs, memory.segment)
+    if scene.bits == 64:
+        return offset + (segment.base if memory.segment in ("fs", "gs") else 0) & LOW_64
+    return int(segment.base + offset & LOW_32)
+
+
+def offset_of(scene: Scene, memory: Memory, rip: int) -> int:
+    """Where a memory operand is in its segment. RIP-relative ones count from the next instruction's address."""
     total = memory.displacement
     for name in memory.registers:
         total += rip if name == "rip" else int(getattr(scene.regs, name))
     if memory.scaled:
         total += int(getattr(scene.regs, memory.scaled)) * memory.scale
-    offset = total & (1 << memory.address_bits) - 1
-    segment: SegmentRegister = getattr(scene.sregs, memory.segment)
-    if scene.mode == LONG and scene.bits == 64:
-        return offset + (segment.base if memory.segment in ("fs", "gs") else 0) & (1 << 64) - 1
-    return segment.base + offset & LOW_32
+    return total & (1 << memory.address_bits) - 1

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from anyvisor.diagnosis.evidence import Evidence
 from anyvisor.diagnosis.report import Cause
-from anyvisor.exits import Halted
 from anyvisor.flight import NotedExit
 from anyvisor.x86_64.diagnosis.exits import device_at
 from anyvisor.x86_64.diagnosis.scene import Scene
@@ -42,7 +41,7 @@ def polling(scene: Scene) -> Cause | None:
     same = [each for each in reads if each.place == place]
     seen = f"{len(same)} of the last {len(accesses)} accesses read it, and {_answer(same)}"
     if place in evidence.unclaimed:
-        return _nobody(evidence, place, seen)
+        return _nobody(scene, place, seen)
     return _device(evidence, place, seen) if evidence.rips or evidence.exit else None  # else it may be about to go on
 
 
@@ -55,15 +54,15 @@ def _accesses(evidence: Evidence) -> tuple[NotedExit, ...]:
     return evidence.accesses[-POLLS:] if len(evidence.accesses) >= POLLS else ()
 
 
-def _nobody(evidence: Evidence, place: tuple[str, int], seen: str) -> Cause:
-    has_died = evidence.exit is not None and not isinstance(evidence.exit, Halted)
+def _nobody(scene: Scene, place: tuple[str, int], seen: str) -> Cause:
+    evidence = scene.evidence
     times = evidence.unclaimed[place]
     return Cause(
         "polling-nobody",
         f"vCPU {evidence.vcpu} polls {place_words(place)}, which no device answers, {times} times so far",
         (seen, "what no device answers reads as all ones"),
         "add a device that answers there (anyvisor_devices), or tell the kernel that there is none",
-        weight=WATCHED if evidence.rips else POLLED_AND_DIED if has_died else ENDED,
+        weight=WATCHED if evidence.rips else POLLED_AND_DIED if scene.has_died else ENDED,
     )
 
 

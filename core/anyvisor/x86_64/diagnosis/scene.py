@@ -10,6 +10,7 @@ import attrs
 
 from anyvisor.diagnosis.evidence import Evidence
 from anyvisor.errors import AnyvisorError
+from anyvisor.exits import Halted
 from anyvisor.memory import PAGE_BYTES
 from anyvisor.plan import Blob
 from anyvisor.states import VcpuState
@@ -21,6 +22,7 @@ from anyvisor.x86_64.state import Regs, SegmentRegister, Sregs
 
 if TYPE_CHECKING:
     from anyvisor.x86_64.diagnosis.ahead import End
+    from anyvisor.x86_64.diagnosis.changes import Entered
 
 
 @attrs.frozen(slots=False)
@@ -65,6 +67,23 @@ class Scene:
         from anyvisor.x86_64.diagnosis.ahead import look_ahead  # noqa: PLC0415 - it needs this module
 
         return look_ahead(self) if self.evidence.is_lost else None
+
+    @cached_property
+    def entered(self) -> Entered | None:
+        """The piece of the plan that the vCPU is entered in; None where there is none."""
+        from anyvisor.x86_64.diagnosis.changes import Entered  # noqa: PLC0415 - it needs this module
+
+        return Entered.of(self)
+
+    @property
+    def has_died(self) -> bool:
+        """Whether there is a death to find a cause of."""
+        return self.evidence.exit is not None and not isinstance(self.evidence.exit, Halted)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has died, or was watched since it may go nowhere; else it may be about to go on."""
+        return self.has_died or bool(self.evidence.rips)
 
     def changed(self, *states: VcpuState) -> Scene:
         """The same guest with other states."""

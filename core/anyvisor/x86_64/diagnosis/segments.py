@@ -138,6 +138,14 @@ def kind_problem(scene: Scene, name: str, selector: int) -> str:
     return "" if fits else f"{selector:#x} selects {what} ({raw:#018x}), and {name} takes {wanted}"
 
 
+def selector_base(scene: Scene, selector: int) -> int | None:
+    """The base of the segment that a selector picks; None where no descriptor can be read."""
+    if scene.mode == REAL:
+        return selector << 4
+    raw = _descriptor(scene, selector) if selector & ~3 else 0
+    return None if raw is None else Descriptor(raw).base_low | Descriptor(raw).base_high << 24
+
+
 def _descriptor(scene: Scene, selector: int) -> int | None:
     """The lower eight bytes of the descriptor that the GDT has for a selector."""
     if scene.sregs is None or selector & TABLE_INDICATOR:

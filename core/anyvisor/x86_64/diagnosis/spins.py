@@ -7,6 +7,7 @@ the handler of an interrupt, of which there is none with RFLAGS.IF clear.
 from __future__ import annotations
 
 from anyvisor.diagnosis.report import Cause
+from anyvisor.x86_64.diagnosis.code_reached import BRANCHES, JUMPS
 from anyvisor.x86_64.diagnosis.instruction import take_apart
 from anyvisor.x86_64.diagnosis.scene import Scene
 from anyvisor.x86_64.disassembly import MAX_INSTRUCTION_BYTES, disassemble
@@ -14,9 +15,6 @@ from anyvisor.x86_64.disassembly import MAX_INSTRUCTION_BYTES, disassemble
 LOOP_BYTES = 64
 """The most code that counts as a small loop."""
 SHOWN_INSTRUCTIONS = 12
-JUMPS = frozenset((*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE9, 0xEB, *range(0x0F80, 0x0F90)))
-"""The opcodes of relative jumps; the immediate is how far from their end they lead."""
-ALWAYS = frozenset((0xE9, 0xEB))
 
 
 def spinning(scene: Scene) -> Cause | None:
@@ -50,7 +48,7 @@ def _decides(scene: Scene, start: int, end: int) -> bool:
     code, at = scene.read(start, end - start), 0
     while found := take_apart(code[at:], scene.bits):
         at += found.length
-        if found.opcode in JUMPS - ALWAYS:
+        if found.opcode in BRANCHES:
             return True
     return False
 
@@ -65,7 +63,7 @@ def _loop(scene: Scene, first: int, last: int) -> tuple[int, int] | None:
     at, end = first, last + 1
     while at - first < LOOP_BYTES and (found := take_apart(code[at - first :], scene.bits)):
         at += found.length
-        if at > last and first - LOOP_BYTES < at + found.immediate <= first and found.opcode in JUMPS:
+        if at > last and first - LOOP_BYTES < at + found.immediate <= first and found.opcode in BRANCHES | JUMPS:
             return at + found.immediate, at
         end = at if at - found.length == last else end
     return (first, end) if first < last else None

@@ -11,10 +11,11 @@ from typing import Any
 import attrs
 
 from anyvisor.x86_64.diagnosis.scene import Scene
-from anyvisor.x86_64.paging_modes import LOW_32
+from anyvisor.x86_64.paging_modes import LOW_32, LOW_64
 from anyvisor.x86_64.state import Sregs
 
-FULL = (1 << 64) - 1
+LOOKS = 4096
+"""As many instructions beside the way are looked at, whatever the guest holds."""
 
 
 @attrs.define
@@ -22,12 +23,14 @@ class Way:
     """How far the way has been followed: the scene there, the linear address, and what is known.
 
     `unknown` are the names of registers, `pushed` the words on the stack by linear address, None for one not known.
+    `looks_left` is how many instructions beside the way may still be looked at.
     """
 
     scene: Scene
     rip: int
     unknown: set[str] = attrs.field(factory=set)
     pushed: dict[int, int | None] = attrs.field(factory=dict)
+    looks_left: int = LOOKS
 
     def set(self, name: str, value: int | None) -> None:
         """A register has that value from here on; None for one that is not known."""
@@ -35,7 +38,7 @@ class Way:
             self.unknown.add(name)
             return
         self.unknown.discard(name)
-        fields: dict[str, Any] = {name: value & FULL}
+        fields: dict[str, Any] = {name: value & LOW_64}
         self.scene = self.scene.changed(attrs.evolve(self.scene.regs, **fields))
 
     def get(self, name: str) -> int | None:

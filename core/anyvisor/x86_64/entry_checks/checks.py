@@ -32,13 +32,14 @@ CHECKS = _checks_in(control, paging, segments, system_segments, tables, flags, a
 """Every check, as a value: its name, what it wants, and the sections of both makers' manuals."""
 
 
-def check_plan(plan: BootPlan) -> list[Finding]:
-    """Why a processor would refuse to enter the vCPUs of a plan; empty for a plan that it would enter.
+def check_plan(plan: BootPlan, *, vcpu: int | None = None) -> list[Finding]:
+    """Why a processor would refuse to enter the vCPUs of a plan, or that one; empty for a plan that it would enter.
 
     The rules of both makers are looked at, of what the plan sets. Each finding names its vCPU, the register, and the
     manuals' sections.
     """
-    return [found for vcpu in plan.vcpus for found in _findings(Known.of_plan(plan, vcpu), vcpu.index)]
+    wanted = (each for each in plan.vcpus if vcpu in (None, each.index))
+    return [found for each in wanted for found in _findings(Known.of_plan(plan, each), each.index)]
 
 
 def check_states(
