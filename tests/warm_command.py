@@ -22,8 +22,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from anyvisor.closing import Closing
 
 PACKAGES = ("anyvisor", "anyvisor_kvm", "anyvisor_unicorn", "anyvisor_mock", "anyvisor_linux", "anyvisor_multiboot",
             "anyvisor_pvh", "anyvisor_raw", "anyvisor_pc")  # fmt: skip
@@ -34,7 +35,7 @@ STREAMS = 3
 FAR_FD = 256
 
 
-class WarmCommand:
+class WarmCommand(Closing):
     """The process that is forked, as seen by tests. A context manager; close is idempotent."""
 
     def __init__(self) -> None:
@@ -42,14 +43,6 @@ class WarmCommand:
         with theirs:
             fd = theirs.fileno()
             self._process = subprocess.Popen([sys.executable, __file__, str(fd)], pass_fds=[fd])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the process; children have ended by then, or are killed."""
