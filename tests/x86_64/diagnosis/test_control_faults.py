@@ -9,7 +9,6 @@ from dead_guests import CODE, PAGE_TABLES, REGS, SREGS, UNMAPPED, dead, first, p
 from anyvisor import open_hypervisor
 from anyvisor.bus import Bus
 from anyvisor.diagnosis import report
-from anyvisor.errors import HypervisorUnavailable
 from anyvisor.exits import FailEntry, GuestException, Halted, Shutdown
 from anyvisor.facts import Capability
 from anyvisor.memory import MIB, RamRegion, Region
@@ -20,6 +19,7 @@ from anyvisor.x86_64.diagnosis.instruction import take_apart
 from anyvisor.x86_64.diagnosis.scene import Scene
 from anyvisor.x86_64.modes import PROTECTED, enter
 from anyvisor.x86_64.state import DescriptorTable, Sregs
+from needed_kvm import need_kvm
 
 TO_CR0, TO_CR3, TO_CR4, WRMSR, RDMSR = b"\x0f\x22\xc0", b"\x0f\x22\xd8", b"\x0f\x22\xe0", b"\x0f\x30", b"\x0f\x32"
 EFER, LSTAR, PAT = 0xC0000080, 0xC0000082, 0x277
@@ -82,11 +82,9 @@ def test_a_rule_that_is_broken_already_is_not_what_a_write_breaks():
 
 @pytest.fixture(scope="module")
 def kvm():
-    try:
-        with open_hypervisor("kvm") as hypervisor:
-            yield hypervisor
-    except HypervisorUnavailable as error:
-        pytest.skip(f"to run this: {error}")
+    need_kvm()
+    with open_hypervisor("kvm") as hypervisor:
+        yield hypervisor
 
 
 def run_on(kvm, code, regs):

@@ -6,7 +6,7 @@ import attrs
 import pytest
 from dead_guests import RAM, RESET, UD2, reader
 
-from anyvisor import GuestError, HypervisorUnavailable, MachineConfig, boot
+from anyvisor import GuestError, MachineConfig, boot
 from anyvisor.config import Raw
 from anyvisor.diagnosis import Evidence, report
 from anyvisor.diagnosis.live import watch
@@ -14,6 +14,7 @@ from anyvisor.exits import GuestException, InternalError, Shutdown
 from anyvisor.plan import Blob, BootPlan, VcpuPlan
 from anyvisor.x86_64.control import Rflags
 from anyvisor.x86_64.state import DescriptorTable, Regs, Sregs
+from needed_kvm import need_kvm
 
 LOADED, STACK = 0x7C00, 0x7000
 SEGMENT = 0x07C0
@@ -189,10 +190,11 @@ STARTS_THE_OTHER = (
 def started(backend, kernel, code, **more):
     kernel.write_bytes(code)
     config = MachineConfig(kernel=kernel, memory="16M", protocol="raw", **more)
-    try:
-        return boot(config, backend=backend)
-    except HypervisorUnavailable as error:
-        pytest.skip(f"to run this: {error}")
+    if backend == "kvm":
+        need_kvm()
+    else:
+        pytest.importorskip(backend)
+    return boot(config, backend=backend)
 
 
 @pytest.mark.parametrize("backend", ["unicorn", pytest.param("kvm", marks=pytest.mark.kvm)])
